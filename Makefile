@@ -1,0 +1,78 @@
+# One entry to everything. `make` alone lists the targets. Sets up .venv by itself; needs Python 3.11 or newer.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Installed for exactly this pyproject.toml: a later make takes no time, a change of dependencies installs again.
+READY := $(VENV)/.ready-$(firstword $(shell cksum pyproject.toml))
+IMAGE ?= kctl
+comma := ,
+BUILDER ?= $(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool) 2>/dev/null)))
+
+# $(call part,TITLE,COMMAND): say what happens, do it, say how long it took.
+part = @echo "== $(1)"; $(2); echo "== $(1): $$SECONDS s"; echo
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: venv
+venv: $(READY) ## Set up .venv with kctl, the trainer and the development tools
+
+# Packages of a killed pip can look installed and be half there: what was begun and not finished is made anew.
+$(READY):
+	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
+	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "== a new $(VENV) with $$($(PYTHON) --version)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
+	@touch $(VENV)/.installing
+	$(call part,packages (about 2 minutes the first time),DS_BUILD_OPS=0 $(BIN)/python -m pip --disable-pip-version-check \
+		install --quiet --editable '.[trainer$(comma)dev]')
+	@rm -f $(VENV)/.installing $(VENV)/.ready-*
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull it, compare it with the base model
+	$(call part,inputs,$(BIN)/python -m demo.inputs)
+	$(call part,training,$(BIN)/kctl submit demo --local --follow)
+	$(call part,the adapter comes home,$(BIN)/kctl pull demo --local)
+	@$(BIN)/python -m demo.compare
+
+.PHONY: test
+test: $(READY) ## Every test that needs no cluster and no GPU (6 minutes)
+	@$(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training
+
+.PHONY: cluster
+cluster: $(READY) ## Start the test cluster (the first time it is built: 5 minutes; needs root and Go)
+	@tests/cluster/up.sh
+
+.PHONY: cluster-down
+cluster-down: ## Stop the test cluster
+	@tests/cluster/down.sh
+
+.PHONY: test-cluster
+test-cluster: $(READY) ## Tests against a real API server with the operator's CRDs
+	@$(BIN)/python -m pytest tests/cluster
+
+.PHONY: check
+check: $(READY) ## Lint, format, types, import contracts, lengths
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tests/check_lengths.py
+
+.PHONY: image
+image: ## Build both images: IMAGE:kctl and IMAGE:trainer (see images/README.md)
+	@[ -n "$(BUILDER)" ] || { echo "error: no image builder: apt-get install buildah" >&2; exit 1; }
+	$(BUILDER) build --target kctl --tag $(IMAGE):kctl .
+	$(BUILDER) build --target trainer --tag $(IMAGE):trainer .
+
+.PHONY: clean
+clean: ## Remove .venv, local runs and what tools left behind
+	rm -rf $(VENV) .kctl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,22 @@
+"""Where runs live: pods of a cluster or processes of this machine, behind the verbs of kctl.backends.protocol."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kctl.backends.protocol import Backend
+    from kctl.config.profile import ClusterProfile
+
+
+def open_backend(
+    local: bool, namespace: str | None, context: str | None, profile: "ClusterProfile | None"
+) -> "Backend":
+    """The local backend, or a cluster: what is given wins over the profile, which wins over the kube config."""
+    if local:
+        from kctl.backends.local.backend import Local
+
+        return Local()
+    from kctl.backends.cluster.backend import Cluster
+
+    return Cluster(
+        namespace or (profile.namespace if profile else None), context or (profile.context if profile else None)
+    )

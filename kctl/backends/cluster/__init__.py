@@ -1,0 +1,1 @@
+"""Runs as pods: the only package that talks to the Kubernetes API."""

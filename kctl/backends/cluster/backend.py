@@ -1,0 +1,219 @@
+"""The verbs on a real cluster, through the official Kubernetes client.
+
+This package alone talks to the API; the client is loaded at the first call, not at import. A job is created, suspended
+and deleted, never applied or patched otherwise: the operator gives later pods of a changed job another template.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.kubeconfig import Connection, connection
+from kctl.backends.cluster.logs import lines
+from kctl.backends.cluster.watch import snapshots
+from kctl.backends.protocol import Manifest, RunFiles
+from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
+from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
+
+if TYPE_CHECKING:
+    from kctl.config.profile import ClusterProfile
+
+RESOURCES = {
+    ("v1", "ConfigMap"): ("/api/v1", "configmaps"),
+    ("v1", "Pod"): ("/api/v1", "pods"),
+    ("kubeflow.org/v1", "PyTorchJob"): ("/apis/kubeflow.org/v1", "pytorchjobs"),
+}
+"""What kctl creates: (apiVersion, kind) -> (prefix of the path, plural)."""
+
+MANAGER = {"fieldManager": "kctl"}
+KUEUE = "/apis/kueue.x-k8s.io"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
+
+
+class Cluster:
+    """One namespace of one cluster: what is named, else what the profile says, else the kube config's own."""
+
+    def __init__(self, namespace: str | None, context: str | None, profile: "ClusterProfile | None" = None) -> None:
+        self._namespace = namespace or (profile.namespace if profile else None)
+        self._context = context or (profile.context if profile else None)
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return connection(self._context)
+
+    @cached_property
+    def _api(self) -> Api:
+        return Api(self._connection)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that every call goes to."""
+        return self._namespace or self._connection.namespace
+
+    @property
+    def where(self) -> str:
+        """For messages: `in namespace NS of context CTX`."""
+        context = self._connection.context
+        return f"in namespace {self.namespace} of " + (f"context {context}" if context else "this cluster")
+
+    def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
+        """Create in order. An identical ConfigMap may exist; a job that exists raises AlreadyExists.
+
+        With dry_run the server checks, defaults and admits them, and stores nothing.
+        """
+        for manifest in manifests:
+            try:
+                self._post(manifest, {"dryRun": "All"} if dry_run else {})
+            except AlreadyExists:
+                if manifest["kind"] != "ConfigMap":
+                    raise
+                self._compare(manifest)
+
+    def get_job(self, run: str) -> Manifest | None:
+        """The PyTorchJob with its status, or None."""
+        try:
+            return self._api.get(f"read PyTorchJob {run}", self._path("PyTorchJob", run))
+        except NotFound:
+            return None
+
+    def list_jobs(self) -> list[Manifest]:
+        """Every PyTorchJob that kctl made, oldest first."""
+        found = self._api.get("list PyTorchJobs", self._path("PyTorchJob"), {"labelSelector": LABEL_RUN})
+        return sorted(_items(found, "PyTorchJob"), key=lambda job: (_created(job), _name(job)))
+
+    def list_pods(self, run: str) -> list[Manifest]:
+        """The run's pods that exist now, by name."""
+        query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
+        return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
+
+    def suspend(self, run: str, annotations: dict[str, str]) -> None:
+        """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
+        body = {"metadata": {"annotations": annotations}, "spec": {"runPolicy": {"suspend": True}}}
+        job = self._api.merge_patch(f"suspend {run}", self._path("PyTorchJob", run), body, MANAGER)
+        if LABEL_QUEUE in (job["metadata"].get("labels") or {}):
+            self._deactivate_workloads(run, str(job["metadata"]["uid"]))
+
+    def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
+        """Delete the job and wait until it and its pods are gone. NotFound, or TimedOut after `timeout` seconds.
+
+        With uid only that very job: one of the same name that somebody created since is left alone.
+        """
+        deadline = time.monotonic() + timeout
+        if uid is None:
+            uid = str(self._api.get(f"delete {run}", self._path("PyTorchJob", run))["metadata"]["uid"])
+        self._delete_uid(run, uid)
+        this_run = {"fieldSelector": f"metadata.name={run}"}
+        its_pods = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
+        for kind, query in (("PyTorchJob", this_run), ("Pod", its_pods)):
+            left = self._until_gone(kind, query, uid, deadline)
+            if left:
+                raise TimedOut(
+                    f"{run} is being deleted, but after {timeout:.0f} s there is still {', '.join(left[:5])}; "
+                    "see what holds it: " + self._api.call("", "").kubectl(f"-n {self.namespace} describe {left[0]}")
+                )
+
+    def _delete_uid(self, run: str, uid: str) -> None:
+        """Ask for the deletion of that very job; gone or replaced already is fine."""
+        options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        try:
+            self._api.delete(f"delete {run}", self._path("PyTorchJob", run), options)
+        except (NotFound, Refused):
+            job = self.get_job(run)
+            if job is not None and job["metadata"]["uid"] == uid:
+                raise
+
+    def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
+        """The job now and after every change, for at most `timeout` seconds; None once it is gone."""
+        query = {"fieldSelector": f"metadata.name={run}"}
+        seen = ""
+        for jobs in snapshots(self._api, f"watch {run}", self._path("PyTorchJob"), query, timeout):
+            if not jobs:
+                yield None
+                return
+            version = str(jobs[-1]["metadata"]["resourceVersion"])
+            if version != seen:
+                seen = version
+                yield _typed(jobs[-1], "PyTorchJob")
+
+    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
+        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends."""
+        return lines(self._api, self._path("Pod", pod), follow, since)
+
+    def files(self, run: str) -> AbstractContextManager[RunFiles]:
+        """The run's folder on the runs volume, through a reader pod made from the job's own template."""
+        from kctl.backends.cluster.files import reader_files
+
+        job = self.get_job(run)
+        if job is None:
+            raise NotFound(f"there is no job {run} {self.where}, and its volume is known by it; see: kctl list")
+        return reader_files(self._api, self._path("Pod"), job, self.list_pods(run))
+
+    def _path(self, kind: str, name: str | None = None) -> str:
+        prefix, plural = next(place for (_, known), place in RESOURCES.items() if known == kind)
+        return f"{prefix}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def _post(self, manifest: Manifest, query: dict[str, str]) -> Manifest:
+        kind, name = str(manifest["kind"]), _name(manifest)
+        if (manifest["apiVersion"], kind) not in RESOURCES:
+            raise UsageError(f"kctl creates no {kind} of {manifest['apiVersion']}; apply it with kubectl")
+        return self._api.post(f"create {kind} {name}", self._path(kind), manifest, MANAGER | query)
+
+    def _compare(self, manifest: Manifest) -> None:
+        """The ConfigMap that is there holds the same; Refused otherwise."""
+        name = _name(manifest)
+        live = self._api.get(f"read ConfigMap {name}", self._path("ConfigMap", name))
+        for field in ("data", "binaryData"):
+            if (live.get(field) or {}) != (manifest.get(field) or {}):
+                raise Refused(
+                    f"ConfigMap {name} exists {self.where} with another content; its name is the hash of what it "
+                    "should hold, so somebody changed it: delete it and submit again"
+                )
+
+    def _until_gone(self, kind: str, query: dict[str, str], uid: str, deadline: float) -> list[str]:
+        """Wait until no matching object of this job is left; `kind/name` of those that stayed to the deadline."""
+        present: list[str] = []
+        timeout = max(1.0, deadline - time.monotonic())
+        for objects in snapshots(self._api, f"wait for the end of {kind}", self._path(kind), query, timeout):
+            present = [f"{kind.lower()}/{_name(item)}" for item in objects if _belongs(item, uid)]
+            if not present:
+                break
+        return present
+
+    def _deactivate_workloads(self, run: str, uid: str) -> None:
+        """Tell Kueue too: it would take the suspension back as long as its Workload is active."""
+        try:
+            group = self._api.get("look for Kueue", KUEUE)
+        except NotFound:
+            return
+        base = f"/apis/{group['preferredVersion']['groupVersion']}/namespaces/{self.namespace}/workloads"
+        action = f"deactivate the Workload of {run}"
+        for workload in self._api.get(action, base, {"labelSelector": f"{LABEL_JOB_UID}={uid}"}).get("items", []):
+            self._api.merge_patch(action, f"{base}/{_name(workload)}", {"spec": {"active": False}}, MANAGER)
+
+
+def _items(found: Manifest, kind: str) -> list[Manifest]:
+    return [_typed(item, kind) for item in found.get("items") or []]
+
+
+def _typed(item: Manifest, kind: str) -> Manifest:
+    """A list leaves kind and apiVersion out of the items of built-in types."""
+    version = next(version for version, known in RESOURCES if known == kind)
+    return {"apiVersion": version, "kind": kind, **item}
+
+
+def _belongs(item: Manifest, uid: str) -> bool:
+    """The job itself or something that it owns, but not a new job of the same name."""
+    owners: list[dict[str, Any]] = item["metadata"].get("ownerReferences") or []
+    return uid in (item["metadata"]["uid"], *(owner.get("uid") for owner in owners))
+
+
+def _name(item: Manifest) -> str:
+    return str(item["metadata"]["name"])
+
+
+def _created(item: Manifest) -> str:
+    return str(item["metadata"].get("creationTimestamp", ""))

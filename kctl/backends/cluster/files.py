@@ -1,0 +1,140 @@
+"""A run's folder on a cluster: a reader pod, and plain HTTP to it through the API server's port-forward.
+
+The reader stays for the next call and ends by itself when idle; it goes with its job in any case.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.errors import cut
+from kctl.backends.cluster.reader import reader_name, reader_pod
+from kctl.backends.cluster.tunnel import Tunnel
+from kctl.backends.cluster.watch import snapshots
+from kctl.backends.protocol import Manifest, RunFiles
+from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut, Unreachable
+
+PORT = 8479
+"""trainer.reader's."""
+CHUNK = 2**20
+START_SECONDS = 120.0
+"""For a reader pod to be scheduled and its image pulled; the run's pods have the same image."""
+LISTEN_SECONDS = 15.0
+"""From the container's start until the reader answers."""
+GET = "GET {target} HTTP/1.1\r\nHost: reader\r\nConnection: close\r\n{range}\r\n"
+
+
+@contextmanager
+def reader_files(api: Api, pods_path: str, job: Manifest, pods: list[Manifest]) -> Iterator[RunFiles]:
+    """The job's folder through its reader pod, which is started where none is running."""
+    path = f"{pods_path}/{reader_name(str(job['metadata']['name']))}"
+    _started(api, pods_path, path, reader_pod(job, pods))
+    files = ClusterFiles(api, path)
+    files.wait()
+    yield files
+
+
+class ClusterFiles:
+    """RunFiles over one reader pod; every call is a connection of its own, so a cut one leaves no trace."""
+
+    def __init__(self, api: Api, pod_path: str) -> None:
+        self._api = api
+        self._pod_path = pod_path
+
+    def wait(self) -> None:
+        """Return once the reader answers. Unreachable if it does not within LISTEN_SECONDS."""
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while True:
+            try:
+                self.names("")
+                return
+            except Unreachable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in `folder`, sorted; empty where it does not exist."""
+        with Tunnel(self._api, self._pod_path, PORT) as tunnel:
+            response = self._get(tunnel, f"/names/{quote(folder)}", "")
+            try:
+                found: Any = json.loads(response.read())
+            except (ValueError, http.client.HTTPException) as error:
+                raise Unreachable(
+                    f"cannot list {folder!r}: the reader's answer was cut ({error}); run it again"
+                ) from None
+        return [str(name) for name in found]
+
+    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from `offset` on. NotFound if it is not there, Unreachable where it is cut."""
+        with Tunnel(self._api, self._pod_path, PORT) as tunnel:
+            response = self._get(tunnel, f"/files/{quote(path)}", f"Range: bytes={offset}-\r\n" if offset else "")
+            if response.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return
+            if response.status == http.HTTPStatus.NOT_FOUND:
+                raise NotFound(f"{path} is not on the runs volume; has the run written it yet? see: kctl status")
+            left = response.length or 0
+            while left:
+                chunk = response.read(min(CHUNK, left))
+                if not chunk:
+                    raise Unreachable(f"{path}: the connection was cut {left} bytes before the end; run it again")
+                left -= len(chunk)
+                yield chunk
+
+    def _get(self, tunnel: Tunnel, target: str, range_: str) -> http.client.HTTPResponse:
+        tunnel.send(GET.format(target=target, range=range_).encode())
+        # It needs nothing of a socket but makefile().
+        response = http.client.HTTPResponse(tunnel)  # type: ignore[arg-type]
+        try:
+            response.begin()
+        except http.client.HTTPException as error:
+            raise Unreachable(f"the reader pod gave no answer ({type(error).__name__}); run it again") from None
+        return response
+
+
+def _started(api: Api, pods_path: str, path: str, manifest: Manifest) -> None:
+    """Create the reader unless one is there; replace one that has ended; return when its container runs."""
+    namespace, name = path.split("/")[4], path.rpartition("/")[2]
+    action, deadline = f"start reader pod {name}", time.monotonic() + START_SECONDS
+    _create(api, pods_path, manifest)
+    for found in snapshots(api, action, pods_path, {"fieldSelector": f"metadata.name={name}"}, START_SECONDS):
+        pod = found[0] if found else None
+        if pod is None:
+            _create(api, pods_path, manifest)
+        elif pod["status"].get("phase") in ("Succeeded", "Failed"):
+            if "deletionTimestamp" not in pod["metadata"]:
+                api.delete(action, path, {"preconditions": {"uid": pod["metadata"]["uid"]}})
+        elif pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+            return
+        if time.monotonic() > deadline:
+            break
+    raise TimedOut(
+        f"cannot {action}: {_why(api, action, path)} after {START_SECONDS:.0f} s; "
+        f"see: {api.call(action, path).kubectl(f'-n {namespace} describe pod {name}')}"
+    )
+
+
+def _create(api: Api, pods_path: str, manifest: Manifest) -> None:
+    try:
+        api.post(f"create reader pod {manifest['metadata']['name']}", pods_path, manifest, {"fieldManager": "kctl"})
+    except AlreadyExists:
+        # Somebody's, from a moment ago: it serves the same folder.
+        return
+
+
+def _why(api: Api, action: str, path: str) -> str:
+    try:
+        status = api.get(action, path)["status"]
+    except KctlError as error:
+        return cut(str(error))
+    for container in status.get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            return cut(f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}")
+    unmet = [one for one in status.get("conditions") or [] if one.get("status") == "False" and one.get("message")]
+    return cut(unmet[0]["message"]) if unmet else f"it is {status.get('phase', 'unknown')}"

@@ -1,0 +1,231 @@
+"""The verbs on processes of this machine: a run is a folder below .kctl/jobs and a detached supervisor.
+
+The rendered PyTorchJob is what runs; image, tini, limits and network are not part of it (kctl.backends.local.env).
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from kctl.backends.local import logs
+from kctl.backends.local.env import environment, folders, pod_plans, runs_folder
+from kctl.backends.local.files import LocalFiles, write_config_maps
+from kctl.backends.local.pod import ANNOTATION_PID, ANNOTATION_STARTED, read_message
+from kctl.backends.local.process import Process, identify, kill_marked, require_proc
+from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, timestamp, write_json
+from kctl.backends.protocol import Manifest, RunFiles
+from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
+from kctl.run.job import ANNOTATION_ATTEMPT, condition, parse_message
+from kctl.run.submit import the_job
+
+_TURN = 0.1
+GONE = "the supervisor is gone; submit again to resume"
+
+
+class Local:
+    """The local backend; its state is what lies below `root`."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or state_root()).absolute()
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return "locally"
+
+    def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
+        """Write the run's folder in one rename and let its supervisor go."""
+        require_proc()
+        manifest = the_job(manifests)
+        run = self._run(manifest["metadata"]["name"])
+        for plan in pod_plans(manifest):  # refuses what cannot be had here before anything is written
+            folders(run, plan)
+            environment(run, manifest, plan, "", 0)
+        if run.folder.exists():
+            raise AlreadyExists(f"run {run.name} exists locally; see kctl status {run.name} --local")
+        if not dry_run:
+            with on_disk(self.root):
+                self._create(run, manifest, manifests)
+
+    def _create(self, run: LocalRun, manifest: Manifest, manifests: list[Manifest]) -> None:
+        claims = [path for plan in pod_plans(manifest) for path in folders(run, plan).values()]
+        for path in (run.folder.parent, *(one for one in claims if run.folder not in one.parents)):
+            path.mkdir(parents=True, exist_ok=True)
+        draft = LocalRun(run.folder.parent / f".new-{uuid.uuid4().hex}" / run.name)
+        for folder in (draft.pods, draft.logs, draft.work, draft.config):
+            folder.mkdir(parents=True)
+        metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": timestamp()}
+        write_config_maps(draft.config, manifest, manifests)
+        write_json(draft.manifests, manifests)
+        write_json(draft.job, {**manifest, "metadata": metadata})
+        pid, go = _spawn(draft, run)
+        process = identify(pid)
+        try:
+            write_json(draft.supervisor, {"pid": process.pid, "started": process.started})
+            _rename(draft.folder, run.folder)
+            os.write(go, b"go")
+        except BrokenPipeError:
+            raise KctlError(f"the supervisor did not start; see {run.supervisor_log}") from None
+        finally:
+            os.close(go)
+            shutil.rmtree(draft.folder.parent, ignore_errors=True)
+
+    def get_job(self, run: str) -> Manifest | None:
+        """The job, with Failed added where its supervisor died before the end."""
+        folder = self._run(run)
+        job = _job(folder)
+        if job is None or _over(job) or _supervised(folder):
+            return job
+        job = _job(folder)  # it may have ended between the two looks
+        if job is None or _over(job) or _supervised(folder):
+            return job
+        lost = {"type": "Failed", "status": "True", "reason": "SupervisorGone", "message": GONE}
+        status = job.setdefault("status", {})
+        status["conditions"] = [*(one for one in status.get("conditions", []) if one["type"] != "Running"), lost]
+        return job
+
+    def list_jobs(self) -> list[Manifest]:
+        """Every run here, oldest first."""
+        jobs = self.root / "jobs"
+        names = [path.name for path in jobs.iterdir() if not path.name.startswith(".")] if jobs.is_dir() else []
+        found = [job for name in names if (job := self.get_job(name)) is not None]
+        return sorted(found, key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
+
+    def list_pods(self, run: str) -> list[Manifest]:
+        """Pods by name; also those of a suspended run stay listed, with how they ended."""
+        folder = self._run(run)
+        records = [read_json(path) for path in sorted(folder.pods.glob("[!.]*.json"))]
+        pods: list[Manifest] = [record for record in records if record is not None]
+        supervised = _supervised(folder)
+        return [pod if supervised else _as_it_is(folder, pod) for pod in pods]
+
+    def suspend(self, run: str, annotations: dict[str, str]) -> None:
+        """Ask the supervisor to stop the pods; where it is gone, end what it left."""
+        folder = self._run(run)
+        with on_disk(self.root), editing(folder) as job:
+            if job is None:
+                raise NotFound(f"no run {run} locally; see kctl list --local")
+            job["spec"].setdefault("runPolicy", {})["suspend"] = True
+            job["metadata"].setdefault("annotations", {}).update(annotations)
+
+    def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
+        """Stop the pods with their grace, wait, and remove the run's folder (its volumes stay)."""
+        folder, start = self._run(run), time.monotonic()
+        with on_disk(self.root):
+            with editing(folder) as job:
+                if job is None or uid not in (None, job["metadata"]["uid"]):
+                    return
+                job["metadata"].setdefault("deletionTimestamp", timestamp())
+                uid = job["metadata"]["uid"]
+                grace = max(plan.grace for plan in pod_plans(job))
+            # A pod whose supervisor died got SIGTERM at that moment and may still be saving.
+            while _supervised(folder) or (time.monotonic() < start + grace and self._orphans(run)):
+                if time.monotonic() > start + timeout:
+                    raise TimedOut(f"run {run} is still stopping; see kctl status {run} --local and submit again later")
+                time.sleep(_TURN)
+            for pod in self.list_pods(run):
+                if not kill_marked(pod["metadata"]["uid"]):
+                    raise KctlError(
+                        f"a process of pod {pod['metadata']['name']} cannot be killed; see ps, then try again"
+                    )
+            self._remove(folder, uid)
+
+    def _orphans(self, run: str) -> bool:
+        return any(_process(pod).alive for pod in self.list_pods(run))
+
+    def _remove(self, folder: LocalRun, uid: str) -> None:
+        trash = folder.folder.parent / f".old-{uuid.uuid4().hex}"
+        with editing(folder) as job:
+            if job is not None and job["metadata"]["uid"] == uid:
+                folder.folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
+        """The job now and after every change, by looking ten times a second."""
+        deadline = time.monotonic() + timeout
+        last: Manifest | None = {}
+        while True:
+            job = self.get_job(run)
+            if job != last:
+                yield job
+            if job is None or time.monotonic() >= deadline:
+                return
+            last = job
+            time.sleep(_TURN)
+
+    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
+        """Every line since `since`, over all lives of the pod; with follow until its present life ends."""
+        return logs.lines(self._run(pod.rsplit("-", 2)[0]), pod, follow, since, self.list_pods)
+
+    def files(self, run: str) -> AbstractContextManager[RunFiles]:
+        """The run's folder on the runs volume."""
+        folder = self._run(run)
+        job = _job(folder)
+        if job is None:
+            raise NotFound(f"no run {run} locally; see kctl list --local")
+        return contextlib.nullcontext(LocalFiles(runs_folder(folder, job)))
+
+    def _run(self, name: str) -> LocalRun:
+        if not name or "/" in name or name.startswith("."):
+            raise NotFound(f"{name!r} is no run's name; see kctl list --local")
+        return LocalRun(self.root / "jobs" / name)
+
+
+def _job(run: LocalRun) -> Manifest | None:
+    job: Manifest | None = read_json(run.job)
+    return job
+
+
+def _over(job: Manifest) -> bool:
+    return any(condition(job, kind) for kind in ("Succeeded", "Failed", "Suspended"))
+
+
+def _supervised(run: LocalRun) -> bool:
+    record = read_json(run.supervisor)
+    return record is not None and Process(record["pid"], record["started"]).alive
+
+
+def _process(pod: Manifest) -> Process:
+    notes = pod["metadata"]["annotations"]
+    return Process(int(notes.get(ANNOTATION_PID, 0)), notes.get(ANNOTATION_STARTED, "never"))
+
+
+def _as_it_is(run: LocalRun, pod: Manifest) -> Manifest:
+    """A pod whose record nobody keeps any more: if its process is gone, it failed."""
+    if pod["status"]["phase"] in ("Succeeded", "Failed") or _process(pod).alive:
+        return pod
+    message = read_message(run, pod["metadata"]["name"], int(pod["metadata"]["annotations"][ANNOTATION_ATTEMPT]))
+    code = parse_message(message).code
+    ended = {"exitCode": 137 if code is None else code, "reason": "SupervisorGone", "message": message}
+    container = {**pod["status"]["containerStatuses"][0], "state": {"terminated": ended}}
+    return {**pod, "status": {"phase": "Failed", "containerStatuses": [container]}}
+
+
+def _rename(draft: Path, folder: Path) -> None:
+    """The moment of creation: of two at once, one is refused."""
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise AlreadyExists(f"run {folder.name} was created by somebody else just now") from None
+
+
+def _spawn(draft: LocalRun, run: LocalRun) -> tuple[int, int]:
+    """Start the supervisor in a session of its own; (its pid, the descriptor on which it awaits `go`)."""
+    awaiting, go = os.pipe()
+    argv = [sys.executable, "-P", "-m", "kctl.backends.local.supervisor", str(run.folder)]
+    log = os.open(draft.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    actions = [(os.POSIX_SPAWN_DUP2, awaiting, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    try:
+        return os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True), go
+    finally:
+        os.close(awaiting)
+        os.close(log)

@@ -1,0 +1,74 @@
+"""The verbs that both backends offer: the same on pods of a cluster and on processes of this machine.
+
+Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.run.job reads both alike.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON would have it."""
+
+
+class RunFiles(Protocol):
+    """Read access to one run's folder on the runs volume. Paths are relative to it, with forward slashes."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in `folder`, sorted; empty where it does not exist."""
+        ...
+
+    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from `offset` on, in chunks. NotFound if it is not there."""
+        ...
+
+
+class Backend(Protocol):
+    """Errors are those of kctl.errors; nothing of a client library leaks."""
+
+    @property
+    def where(self) -> str:
+        """For messages: `locally`, or `in namespace NS of context CTX`."""
+        ...
+
+    def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
+        """Create in order. An identical ConfigMap may exist; a job that exists raises AlreadyExists.
+
+        With dry_run everything is checked (on a cluster: by the server) and nothing is kept.
+        """
+        ...
+
+    def get_job(self, run: str) -> Manifest | None:
+        """The PyTorchJob with its status, or None."""
+        ...
+
+    def list_jobs(self) -> list[Manifest]:
+        """Every PyTorchJob that kctl made, oldest first."""
+        ...
+
+    def list_pods(self, run: str) -> list[Manifest]:
+        """The run's pods that exist now, by name."""
+        ...
+
+    def suspend(self, run: str, annotations: dict[str, str]) -> None:
+        """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
+        ...
+
+    def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
+        """Delete the job and wait until it and its pods are gone. TimedOut after `timeout` seconds.
+
+        With uid only that very job: one that somebody else created since under the same name is left alone.
+        """
+        ...
+
+    def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
+        """The job now and after every change, for at most `timeout` seconds; None once it is gone."""
+        ...
+
+    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
+        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends."""
+        ...
+
+    def files(self, run: str) -> AbstractContextManager[RunFiles]:
+        """The run's folder on the runs volume, readable also when its pods are gone."""
+        ...

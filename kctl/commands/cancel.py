@@ -1,0 +1,40 @@
+"""kctl cancel RUN: suspend it, so that its pods save and end; the run stays and a later submit resumes it."""
+
+from datetime import UTC, datetime
+
+from kctl import console
+from kctl.run.find import located, until_settled, view_of
+from kctl.run.follow import detachable
+from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from kctl.run.view import KIND, next_command
+from trainer.schema.contract import ANNOTATION_CANCELLED, Phase
+
+_BEYOND_GRACE = 60.0
+"""Seconds that the end of the pods may take after their grace."""
+
+
+def cancel(
+    run: RunArgument,
+    local: LocalOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Stop a run with time to save. Submit resumes it."""
+    backend, name = located(run, local, namespace, context)
+    flags = where_flags(local, namespace, context)
+    view = view_of(backend, name)
+    if view.settled:
+        console.say(f"run {name} has ended already ({view.phase}); {next_command(view, flags)}")
+        return
+    if not view.phase.finished:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        backend.suspend(name, {ANNOTATION_CANCELLED: now})
+    if any(pod.active for pod in view.pods):
+        console.say(f"stopping; its pods have up to {view.grace_seconds} s to save")
+    with detachable(name, flags):
+        ended = until_settled(backend, name, view.grace_seconds + _BEYOND_GRACE)
+    if ended.phase is Phase.CANCELLED:
+        console.data(f"{KIND}/{name} cancelled")
+    else:
+        console.say(f"run {name} had ended before it could be cancelled ({ended.phase})")
+    console.say(f"next: {next_command(ended, flags)}")

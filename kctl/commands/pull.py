@@ -1,0 +1,57 @@
+"""kctl pull RUN: its adapter, checked, into a folder here."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kctl import console
+from kctl.run.find import located
+from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from kctl.run.pull import pull as pull_adapter
+from trainer.schema.contract import RunFolder
+
+
+def pull(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Goes to DIR/RUN.")] = Path("adapters"),
+    last: Annotated[
+        bool, typer.Option("--last", help="The newest adapter instead of the best, to DIR/RUN-last.")
+    ] = False,
+    local: LocalOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Bring the adapter home; run again after a cut, it goes on where it stopped."""
+    backend, name = located(run, local, namespace, context)
+    folder = RunFolder(Path())
+    source = (folder.adapter_last if last else folder.adapter).name
+    target = to / (f"{name}-last" if last else name)
+    try:
+        with backend.files(name) as files, _bar(name) as progress:
+            pulled = pull_adapter(files, source, target, progress)
+    except KeyboardInterrupt:
+        flags = where_flags(local, namespace, context)
+        console.say(f"stopped; kctl pull {name}{flags} goes on from here")
+        raise typer.Exit(130) from None
+    what = f"{pulled.files} files, {pulled.size / 2**20:.1f} MiB"
+    console.say(f"{what}, sha256 checked" if pulled.fresh else f"already there: {what}, sha256 checked")
+    console.data(str(pulled.folder))
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """What is told of the progress: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, size: progress.update(task, completed=done, total=size)

@@ -1,0 +1,93 @@
+"""kctl render: a config as Kubernetes manifests."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kctl.manifest.render import Rendered
+
+
+class Format(StrEnum):
+    yaml = "yaml"
+    json = "json"
+    name = "name"
+
+
+def render(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Name or path of a run config.")],
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one field.")] = None,
+    namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Wins over the profile's.")] = None,
+    output: Annotated[Format, typer.Option("-o", help="How to print.")] = Format.yaml,
+    folder: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Write DIR/<run>.yaml instead of printing.")
+    ] = None,
+) -> None:
+    """Print the manifests of a run. Needs no cluster; equal input gives equal bytes."""
+    from kctl import console
+    from kctl.config.run_config import load
+    from kctl.manifest.render import render as rendered_of
+
+    loaded = load(config, sets or [])
+    rendered = rendered_of(loaded.config, loaded.profile, _namespace(namespace))
+    for warning in rendered.warnings:
+        console.warn(warning)
+    if folder is not None:
+        console.data(str(_write_once(folder, rendered)))
+    else:
+        console.data(_text(rendered, output))
+
+
+def _namespace(name: str | None) -> str | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from kctl.config.kubernetes_names import Label
+    from kctl.errors import UsageError
+
+    try:
+        return None if name is None else TypeAdapter(Label).validate_python(name)
+    except ValidationError as error:
+        raise UsageError(f"--namespace: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _text(rendered: "Rendered", output: Format) -> str:
+    import json
+
+    from kctl.manifest.render import to_yaml
+
+    if output is Format.yaml:
+        return to_yaml(rendered.manifests)
+    if output is Format.json:
+        listed = {"apiVersion": "v1", "kind": "List", "items": rendered.manifests}
+        return json.dumps(listed, indent=2, ensure_ascii=False)
+    kinds = {"ConfigMap": "configmap", "PyTorchJob": "pytorchjob.kubeflow.org"}
+    return "\n".join(f"{kinds[item['kind']]}/{item['metadata']['name']}" for item in rendered.manifests)
+
+
+def _write_once(folder: Path, rendered: "Rendered") -> Path:
+    # In a GitOps folder a run may be training from this file: it is written once, and never changed.
+    import os
+    import tempfile
+
+    from kctl.errors import KctlError
+    from kctl.manifest.render import to_yaml
+
+    text, path = to_yaml(rendered.manifests).encode(), folder / f"{rendered.run}.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if path.read_bytes() == text:
+                return path
+            raise KctlError(f"{path}: exists with other content, and a run's file is written once: remove it first")
+        handle, beside = tempfile.mkstemp(prefix=f".{rendered.run}.", dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except OSError as error:
+        raise KctlError(f"{path}: cannot be written: {error.strerror}") from None
+    return path

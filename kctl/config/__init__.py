@@ -1,0 +1,1 @@
+"""Run configs and cluster profiles: reading, inheriting, overriding, checking."""

@@ -1,0 +1,69 @@
+"""The shapes of names and quantities that Kubernetes accepts, checked before anything is sent."""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator
+
+MAX_NAME = 43
+"""Longest config name: 52 (a run's name) - 1 (dash) - 8 (hex of its content)."""
+
+LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_UNITS: dict[str | None, Decimal] = {None: Decimal(1), "m": Decimal("0.001")}
+for power, letter in enumerate("kMGTP", start=1):
+    _UNITS[letter] = Decimal(1000**power)
+    _UNITS[letter.upper() + "i"] = Decimal(1024**power)
+
+
+def quantity(text: str) -> Decimal:
+    """A Kubernetes quantity in its base unit ('500m' -> 0.5, '2Gi' -> 2147483648). ValueError otherwise."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be a quantity like 8, 500m or 64Gi, got {text!r}")
+    return Decimal(match[1]) * _UNITS[match[2]]
+
+
+def _run_prefix(name: str) -> str:
+    if len(name) > MAX_NAME or not LABEL_1035.fullmatch(name):
+        fixed = re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_NAME].strip("-")
+        hint = f"; try {fixed}" if LABEL_1035.fullmatch(fixed) else ""
+        raise ValueError(
+            f"must be a DNS label of at most {MAX_NAME} characters: lower-case letters, digits and -, "
+            f"starting with a letter, got {name!r}{hint}"
+        )
+    return name
+
+
+def _label(name: str) -> str:
+    if len(name) > 63 or not _LABEL.fullmatch(name):
+        raise ValueError(f"must be a DNS label: at most 63 lower-case letters, digits and -, got {name!r}")
+    return name
+
+
+def _subdomain(name: str) -> str:
+    if len(name) > 253 or not all(_LABEL.fullmatch(part) for part in name.split(".")):
+        raise ValueError(f"must be the name of an object: lower-case letters, digits, - and ., got {name!r}")
+    return name
+
+
+def _positive(text: str) -> str:
+    if quantity(text) <= 0:
+        raise ValueError(f"must be more than 0, got {text!r}")
+    return text
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+RunPrefix = Annotated[str, AfterValidator(_run_prefix)]
+"""The part of a run's name that a person chooses."""
+Label = Annotated[str, AfterValidator(_label)]
+"""A DNS label: a namespace, a queue."""
+ObjectName = Annotated[str, AfterValidator(_subdomain)]
+"""The name of a claim, a Secret, a PriorityClass."""
+Quantity = Annotated[str, BeforeValidator(_as_text), AfterValidator(_positive)]
+"""A positive Kubernetes quantity; a plain number will do."""

@@ -1,0 +1,123 @@
+"""From a word on a command line to a file: a path, else ./configs, else $KCTL_CONFIGS, else the shipped configs.
+
+`lora_di3`, `lora-di3` and `lora_di3.yaml` are the same name. Also follows `extends`.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kctl.config.yaml_reader import read_yaml
+from kctl.errors import NotFound, UsageError
+
+ENV_CONFIGS = "KCTL_CONFIGS"
+"""A folder laid out as configs/ is."""
+
+MAX_PARENTS = 10
+"""Longest chain of `extends`: a longer one is not read by anybody."""
+
+
+def shipped_configs() -> Path:
+    """The configs of the wheel, or of the checkout where kctl is installed editable."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "shipped"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def config_folders() -> list[Path]:
+    """Where names are looked up, first hit wins."""
+    named = os.environ.get(ENV_CONFIGS)
+    return [Path("configs"), *([Path(named)] if named else []), shipped_configs()]
+
+
+def find_config(argument: str) -> Path:
+    """The file that `argument` means; NotFound names the nearest configs."""
+    return _find(argument, config_folders(), "config")
+
+
+def find_profile(name: str, config: Path | None) -> Path:
+    """The cluster profile `name`: clusters/ beside the config first, then where configs are looked up."""
+    beside = [config.parent] if config is not None else []
+    return _find(name, [folder / "clusters" for folder in (*beside, *config_folders())], "cluster profile")
+
+
+def read_with_parents(path: Path) -> dict[str, Any]:
+    """The file's map, laid over the files that it extends. Maps merge key by key, everything else replaces."""
+    return _read(path, [])
+
+
+def _read(path: Path, chain: list[Path]) -> dict[str, Any]:
+    here = [*chain, path.resolve()]
+    names = " -> ".join(item.name for item in here)
+    if path.resolve() in chain:
+        raise UsageError(f"{chain[0]}: extends goes in a circle: {names}; remove one of them")
+    if len(here) > MAX_PARENTS:
+        raise UsageError(f"{here[0]}: extends is longer than {MAX_PARENTS} files: {names}")
+    value = read_yaml(path)
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise UsageError(f"{path}: must be a map of fields, got {found}; see kctl schema")
+    parent = value.pop("extends", None)
+    if parent is None:
+        return value
+    if not isinstance(parent, str):
+        raise UsageError(f"{path}: extends: must be the name of one config, got {parent!r}")
+    nested = str(path.parent / parent) if "/" in parent else parent  # a path is relative to the file it stands in
+    base = _find(nested, [path.parent, *_relatives(path)], f"config that {path} extends")
+    below = _read(base, here)
+    return {**below, **{key: merged(below.get(key), given) for key, given in value.items()}}
+
+
+def _relatives(path: Path) -> list[Path]:
+    # A profile extends profiles, a config configs.
+    inner = "clusters" if path.parent.name == "clusters" else ""
+    return [folder / inner for folder in config_folders()]
+
+
+def merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: maps key by key, everything else replaces."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: merged(below.get(key), given) for key, given in above.items()}}
+
+
+def _find(argument: str, folders: list[Path], what: str) -> Path:
+    if not argument or "\x00" in argument:
+        raise UsageError(f"{argument!r} is no name of a {what}")
+    nested = "/" in argument or os.sep in argument
+    if nested or argument.endswith((".yaml", ".yml")):
+        path = Path(argument)
+        if _is_file(path):
+            return path
+        if nested:
+            raise NotFound(f"{argument}: no such file; give a path, or a name: {_names(_listed(folders))}")
+    wanted = _normal(argument.removesuffix(".yaml").removesuffix(".yml"))
+    listed = list(_listed(folders))
+    for path in listed:
+        if _normal(path.stem) == wanted:
+            return path
+    near = difflib.get_close_matches(wanted, {_normal(path.stem): None for path in listed}, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {_names(iter(listed))}"
+    raise NotFound(f"no {what} {argument!r}; {hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a surrogate: no file has it
+        return False
+
+
+def _normal(stem: str) -> str:
+    return stem.replace("-", "_").lower()
+
+
+def _listed(folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(path for path in folder.glob("*.yaml") if path.is_file())
+
+
+def _names(paths: Iterator[Path]) -> str:
+    return ", ".join(dict.fromkeys(path.stem for path in paths)) or "none"

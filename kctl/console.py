@@ -1,0 +1,76 @@
+"""What people and programs read: data on stdout, everything else on stderr.
+
+Colour and boxes only on a terminal and never with NO_COLOR; a pipe gets plain aligned columns. rich is imported
+only to draw.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+
+def data(text: str) -> None:
+    """Write `text` to stdout as UTF-8, whatever the locale, with exactly one newline at its end."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write((text.rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """One line of information on stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """One line on stderr that a person should read."""
+    say(f"{_coloured('warning:', '33')} {text}")
+
+
+def error(text: str) -> None:
+    """The one line on stderr that ends a command."""
+    say(f"{_coloured('error:', '31')} {' '.join(text.split())}")
+
+
+def as_json(value: Any) -> None:
+    """Write `value` to stdout as readable JSON."""
+    import json
+
+    data(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows below headers to stdout: drawn on a terminal, plain aligned columns otherwise."""
+    if draws(sys.stdout):
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for header in headers:
+            drawn.add_column(header, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(printable(cell)) for cell in row))
+        Console().print(drawn)
+        return
+    lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    data(
+        "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+    )
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what comes from a cluster must not move the cursor."""
+    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def draws(stream: TextIO) -> bool:
+    """True where `stream` is a terminal that may be drawn on."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _coloured(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if draws(sys.stderr) else text

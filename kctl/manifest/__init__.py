@@ -1,0 +1,1 @@
+"""From a config to the manifests of its run: values, templates, preflight."""

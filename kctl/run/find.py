@@ -1,0 +1,135 @@
+"""From what a person types as RUN to a run, and waiting until a run has settled.
+
+RUN is a name, `@latest`, a config's name (the run that its content names, else the newest of that name), or a
+unique prefix; in this order.
+"""
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kctl import console
+from kctl.backends import open_backend
+from kctl.backends.protocol import Backend
+from kctl.errors import KctlError, NotFound, TimedOut, UsageError
+from kctl.run.job import Job, job_view
+from trainer.errors import TrainerError
+from trainer.schema.contract import LABEL_CONFIG
+
+_WATCH_SECONDS = 60.0
+_TURN = 0.2
+
+
+@dataclass(frozen=True)
+class Known:
+    """A run that exists, and the name of the config it came from."""
+
+    run: str
+    config: str
+
+
+def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
+    """(run, note): the run that `text` means, and how it was found where it is not the exact name.
+
+    UsageError where it is ambiguous, NotFound where there is none.
+    """
+    if not text.startswith("@") and _is_name(text) and backend.get_job(text) is not None:
+        return text, ""
+    known = [
+        Known(job["metadata"]["name"], (job["metadata"].get("labels") or {}).get(LABEL_CONFIG, ""))
+        for job in backend.list_jobs()
+    ]
+    return choose(text, known, run_of_config(text), " --local" if local else "")
+
+
+def located(text: str, local: bool, namespace: str | None, context: str | None) -> tuple[Backend, str]:
+    """(backend, run) that RUN means; on stderr what was taken where it is not the exact name."""
+    backend = backend_of(text, local, namespace, context)
+    run, note = find_run(backend, text, local)
+    if note:
+        console.say(note)
+    return backend, run
+
+
+def backend_of(text: str, local: bool, namespace: str | None, context: str | None) -> Backend:
+    """Where to look for runs: as for submit, the profile of the config that `text` names wins over the kube config;
+    where it names none, the profile called default does."""
+    if local:
+        return open_backend(True, None, None, None)
+    from kctl.config.run_config import load, load_profile
+
+    try:
+        profile = load(text, []).profile
+    except (KctlError, TrainerError):
+        profile = load_profile("default")
+    return open_backend(False, namespace, context, profile)
+
+
+def choose(text: str, known: Sequence[Known], content: str | None, flag: str = "") -> tuple[str, str]:
+    """(run, note) among the known runs, oldest first; `content` is the run that config `text` names today."""
+    names = [one.run for one in known]
+    if text in names:
+        return text, ""
+    if text == "@latest":
+        if not known:
+            raise NotFound(f"no runs yet; start one with kctl submit CONFIG{flag}")
+        return names[-1], f"{text} is {names[-1]}"
+    if content in names:
+        return str(content), f"config {text} is run {content}"
+    of_config = [one.run for one in known if one.config and one.config == text.replace("_", "-").lower()]
+    if of_config:
+        return of_config[-1], f"the newest run of config {text} is {of_config[-1]}"
+    begins = [name for name in names if text and name.startswith(text)]
+    if len(begins) == 1:
+        return begins[0], f"{text} is {begins[0]}"
+    if begins:
+        raise UsageError(f"{text!r} is ambiguous: {', '.join(begins[:10])}; write more of the name")
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise NotFound(f"no run {text!r}; {hint}see kctl list{flag}")
+
+
+def run_of_config(text: str) -> str | None:
+    """The run that config `text` names by its content today; None where `text` is no config that loads."""
+    if text.startswith("@"):
+        return None
+    from kctl.config.run_config import load
+
+    try:
+        return load(text, []).config.run
+    except (KctlError, TrainerError):
+        return None
+
+
+def view_of(backend: Backend, run: str) -> Job:
+    """The run as it is now; NotFound where it is gone."""
+    job = backend.get_job(run)
+    if job is None:
+        raise NotFound(f"run {run} is gone: somebody deleted it; submit again to resume")
+    return job_view(job, backend.list_pods(run))
+
+
+def until_settled(backend: Backend, run: str, timeout: float | None) -> Job:
+    """The run once it is finished and its pods have ended. TimedOut after `timeout` seconds (None: no limit)."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _WATCH_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+        for job in backend.watch_job(run, min(left, _WATCH_SECONDS)):
+            if job is None:
+                break
+            view = job_view(job, backend.list_pods(run))
+            if view.settled:
+                return view
+            if view.phase.finished:  # its pods are stopping, which changes the pods and not the job
+                break
+        view = view_of(backend, run)
+        if view.settled:
+            return view
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimedOut(f"run {run} is still {view.phase} after {timeout:g} s; it goes on")
+        time.sleep(_TURN)
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and all(character.isalnum() or character == "-" for character in text)

@@ -1,0 +1,66 @@
+"""Watching one run to its end: its log lines, on a terminal with a progress bar below them. Ctrl-C only detaches."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from kctl import console
+from kctl.backends.protocol import Backend
+from kctl.run.find import view_of
+from kctl.run.job import Job, Step, parse_step_line, pods_wanted
+from kctl.run.logs import LogLine, follow_run
+from kctl.run.view import span
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+@contextlib.contextmanager
+def detachable(run: str, flags: str) -> Iterator[None]:
+    """Turn Ctrl-C into exit code 130 and the command that attaches again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(f"detached; the run goes on. Attach again: kctl logs -f {run}{flags}")
+        raise typer.Exit(130) from None
+
+
+def follow_to_end(backend: Backend, run: str, flags: str) -> Job:
+    """Print every line on stdout until the run has settled, and return it as it is then."""
+    with detachable(run, flags):
+        lines = follow_run(backend, run, lambda pod: True, None)
+        job = backend.get_job(run)
+        several = job is not None and pods_wanted(job) > 1
+        if console.draws(sys.stdout):
+            _with_bar(lines, run, several)
+        else:
+            for line in lines:
+                console.data(printed(line, run, several, False))
+        return view_of(backend, run)
+
+
+def printed(line: LogLine, run: str, prefix: bool, timestamps: bool) -> str:
+    """One line as `logs` shows it: `worker-1 | text` where there are several pods."""
+    pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
+    return f"{line.time + ' ' if timestamps else ''}{pod}{line.text}"
+
+
+def _with_bar(lines: Iterator[LogLine], run: str, several: bool) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(run, total=None, told="")
+        for line in lines:
+            progress.console.print(printed(line, run, several, False), markup=False, highlight=False, soft_wrap=True)
+            step = parse_step_line(line.text)
+            if step is not None:
+                _advance(progress, task, step)
+
+
+def _advance(progress: "Progress", task: "TaskID", step: Step) -> None:
+    left = f", {span(step.eta_s)} left" if step.eta_s is not None else ""
+    progress.update(task, completed=step.step, total=step.steps, told=f"loss {step.loss:.4f}{left}")

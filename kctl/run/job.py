@@ -1,0 +1,250 @@
+"""What people see of a run, derived from its PyTorchJob and pods: one view for both backends.
+
+Reads the Kubernetes shapes and the trainer's two messages (termination message, log line). Talks to nobody.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kctl.backends.protocol import Manifest
+from trainer.schema.contract import (
+    ANNOTATION_CANCELLED,
+    ANNOTATION_MANIFEST,
+    CONTAINER,
+    LABEL_CONFIG,
+    LABEL_REPLICA_INDEX,
+    Phase,
+)
+
+ANNOTATION_ATTEMPT = "kctl.dev/attempt"
+"""Which life of its pod this one is, from 1. Only the local backend knows it and sets it."""
+
+_FIRST = re.compile(r"(?:^|\s)step=(\d{1,12})/(\d{1,12}) (?=loss=)")
+_PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|nan|inf))(?=\s|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One log line of the trainer: `step=100/1000 loss=1.2345 lr=2.0e-04 ... eta_s=5400`."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float | None = None
+    grad_norm: float | None = None
+    tokens_per_s: float | None = None
+    mem_gib: float | None = None
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A pod's termination message, as far as it says something."""
+
+    phase: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    code: int | None = None
+    sentence: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True)
+class PodView:
+    """One pod: its Kubernetes phase, what it waits for, and how it ended."""
+
+    name: str
+    phase: str
+    index: int
+    attempt: int | None
+    code: int | None
+    message: Message
+    reason: str
+
+    @property
+    def active(self) -> bool:
+        """True while it runs or may still start."""
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as status and list show it. step, loss and eta_s are None until something told them."""
+
+    run: str
+    config: str
+    phase: Phase
+    step: int | None
+    steps: int | None
+    loss: float | None
+    eta_s: float | None
+    code: int | None
+    sentence: str
+    attempts: int | None
+    created: str
+    uid: str
+    manifest_sha256: str
+    grace_seconds: int
+    deleting: bool
+    pods: tuple[PodView, ...]
+
+    @property
+    def settled(self) -> bool:
+        """True where nothing happens any more: finished, and no pod is left running."""
+        return self.phase.finished and not any(pod.active for pod in self.pods)
+
+
+def parse_step_line(text: str) -> Step | None:
+    """The step line in `text`, or None where there is none."""
+    first = _FIRST.search(text)
+    if first is None:
+        return None
+    pairs = {name: float(value) for name, value in _PAIR.findall(text[first.end() :])}
+    if "loss" not in pairs:
+        return None
+    known = {name: pairs[name] for name in Step.__dataclass_fields__ if name in pairs and name not in ("step", "steps")}
+    return Step(step=int(first[1]), steps=int(first[2]), **known)
+
+
+def parse_message(text: str) -> Message:
+    """A termination message; fields of the wrong type are left out, text that is no JSON object is the sentence."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return Message(sentence=text.strip().splitlines()[-1][:500] if text.strip() else None)
+    return Message(
+        phase=_text(value.get("phase")),
+        step=_whole(value.get("step")),
+        steps=_whole(value.get("steps")),
+        loss=_number(value.get("loss")),
+        code=_whole(value.get("code")),
+        sentence=_text(value.get("sentence")),
+        attempt=_whole(value.get("attempt")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return " ".join(value.split()) if isinstance(value, str) and value.strip() else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def pod_view(pod: Manifest) -> PodView:
+    """One pod as far as kctl looks at it."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    statuses = status.get("containerStatuses") or []
+    container: Manifest = next((one for one in statuses if one.get("name") == CONTAINER), {})
+    state = container.get("state") or {}
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    waiting = state.get("waiting") or {}
+    attempt = (metadata.get("annotations") or {}).get(ANNOTATION_ATTEMPT, "")
+    index = (metadata.get("labels") or {}).get(LABEL_REPLICA_INDEX, "0")
+    return PodView(
+        name=metadata["name"],
+        phase=status.get("phase") or "Pending",
+        index=int(index) if index.isdigit() else 0,
+        attempt=int(attempt) if attempt.isdigit() else None,
+        code=(state.get("terminated") or {}).get("exitCode"),
+        message=parse_message(ended.get("message") or ""),
+        reason=waiting.get("message") or waiting.get("reason") or status.get("reason") or ended.get("reason") or "",
+    )
+
+
+def pods_wanted(job: Manifest) -> int:
+    """How many pods the job has when all are there; they may not be yet."""
+    return sum(int(spec.get("replicas", 1)) for spec in job["spec"]["pytorchReplicaSpecs"].values())
+
+
+def job_view(job: Manifest, pods: Sequence[Manifest]) -> Job:
+    """The run that `job` and its pods tell of, with a phase of our own: the operator's says Running too early."""
+    metadata, spec = job["metadata"], job.get("spec") or {}
+    views = tuple(sorted((pod_view(pod) for pod in pods), key=lambda pod: (pod.index, pod.name)))
+    annotations = metadata.get("annotations") or {}
+    phase = _phase(job, views)
+    teller = _teller(views)
+    message = teller.message if teller else Message()
+    attempts = [number for pod in views for number in (pod.attempt, pod.message.attempt) if number is not None]
+    return Job(
+        run=metadata["name"],
+        config=(metadata.get("labels") or {}).get(LABEL_CONFIG, ""),
+        phase=phase,
+        step=message.step,
+        steps=message.steps,
+        loss=message.loss,
+        eta_s=None,
+        code=teller.code if teller and teller.code is not None else message.code,
+        sentence=_sentence(job, phase, teller),
+        attempts=max(attempts, default=None),
+        created=metadata.get("creationTimestamp") or "",
+        uid=metadata.get("uid") or "",
+        manifest_sha256=annotations.get(ANNOTATION_MANIFEST, ""),
+        grace_seconds=_grace(spec),
+        deleting="deletionTimestamp" in metadata,
+        pods=views,
+    )
+
+
+def condition(job: Manifest, kind: str) -> Manifest | None:
+    """The job's condition of that type where it is True."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
+
+
+def _phase(job: Manifest, pods: tuple[PodView, ...]) -> Phase:
+    if condition(job, "Succeeded"):
+        return Phase.SUCCEEDED
+    if condition(job, "Failed"):
+        return Phase.FAILED
+    if ((job.get("spec") or {}).get("runPolicy") or {}).get("suspend"):
+        cancelled = ANNOTATION_CANCELLED in (job["metadata"].get("annotations") or {})
+        return Phase.CANCELLED if cancelled else Phase.QUEUED
+    if condition(job, "Restarting") or any(pod.phase == "Failed" for pod in pods):
+        return Phase.RESTARTING
+    if not pods or any(pod.phase == "Pending" for pod in pods):
+        return Phase.PENDING
+    return Phase.RUNNING
+
+
+def _teller(pods: tuple[PodView, ...]) -> PodView | None:
+    """The pod whose end explains the run's: a permanent code before a retryable one before none."""
+
+    def rank(pod: PodView) -> tuple[int, int]:
+        code = pod.code if pod.code is not None else pod.message.code
+        return (0 if code and 0 < code < 128 else 1 if code else 2, 0 if pod.message.sentence else 1)
+
+    told = [pod for pod in pods if pod.code is not None or pod.message != Message()]
+    return min(told, key=rank, default=None)
+
+
+def _sentence(job: Manifest, phase: Phase, teller: PodView | None) -> str:
+    failed = condition(job, "Failed")
+    if phase is Phase.FAILED and failed and not (teller and teller.code and teller.code < 128):
+        return failed.get("message") or "the job failed without a message"  # a retryable end does not fail a job
+    if teller and teller.message.sentence:
+        return teller.message.sentence
+    if teller and teller.code:
+        return f"pod {teller.name} ended with code {teller.code}{f' ({teller.reason})' if teller.reason else ''}"
+    if phase is Phase.QUEUED:
+        return (condition(job, "Suspended") or {}).get("message") or "waits for its queue"
+    return ""
+
+
+def _grace(spec: Manifest) -> int:
+    replicas = (spec.get("pytorchReplicaSpecs") or {}).values()
+    seconds = [((one.get("template") or {}).get("spec") or {}).get("terminationGracePeriodSeconds") for one in replicas]
+    return max((value for value in seconds if isinstance(value, int)), default=30)

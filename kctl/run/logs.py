@@ -1,0 +1,185 @@
+"""Following logs across dropped streams, recreated pods and several pods, with no line lost and none twice.
+
+A tail remembers the time of its last line and how many lines of that time it has given; a stream that starts again
+from that time (an API server knows whole seconds only) is skipped up to there.
+"""
+
+import contextlib
+import functools
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from kctl.backends.protocol import Backend
+from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
+from kctl.run.job import Job, PodView, job_view, parse_step_line
+
+_POLL_SECONDS = 0.5
+_LAST_SECONDS = 60.0
+"""How long the streams of a run that has ended may take to end."""
+_IDLE_SECONDS = 5.0
+"""Longest pause between looks at a pod that has ended while the run goes on."""
+_RETRY_SECONDS = 2.0
+_RETRIES = 30
+"""Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*(Z|[+-]\d\d:\d\d)$")
+_RECENT = "15m"
+"""How far back the newest step line is looked for first, so that days of log are not read for it."""
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of one pod."""
+
+    pod: str
+    time: str
+    text: str
+
+
+@functools.lru_cache(maxsize=256)  # lines that were written together carry one time
+def nanoseconds(text: str) -> int:
+    """An RFC 3339 time as nanoseconds since 1970; ValueError for anything else."""
+    match = _TIME.match(text)
+    if match is None:
+        raise ValueError(f"no RFC 3339 time: {text[:60]!r}")
+    whole = datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00"))
+    since_1970 = whole - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since_1970.days * 86400 + since_1970.seconds) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+def parse_duration(text: str, what: str) -> float:
+    """Seconds in `90`, `90s`, `10m`, `1h30m` or `2d`; UsageError names `what`."""
+    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text or (len(parts) > 1 and not parts[-1][1]):
+        raise UsageError(f"{what}: write a duration like 90s, 10m or 1h30m, got {text!r}")
+    return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+
+
+def since_time(text: str) -> str:
+    """--since, a duration back from now or an RFC 3339 time, as an RFC 3339 time."""
+    try:
+        nanoseconds(text)
+    except ValueError:
+        back = datetime.now(UTC) - timedelta(seconds=min(parse_duration(text, "--since"), 1e9))
+        return back.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return text
+
+
+class Tail:
+    """What was given of one pod's log so far."""
+
+    def __init__(self, pod: str, since: str | None) -> None:
+        self.pod, self.since = pod, since
+        self._newest = nanoseconds(since) if since else 0
+        self._seen = 0
+
+    def fresh(self, lines: Iterator[tuple[str, str]]) -> Iterator[LogLine]:
+        """The lines of a stream that starts at or before `since`, without those given before."""
+        catching_up, last, to_skip = self._seen > 0, self._newest, self._seen
+        for stamp, text in lines:
+            moment = nanoseconds(stamp) if _TIME.match(stamp) else self._newest
+            if catching_up and moment <= last and (moment < last or to_skip > 0):
+                to_skip -= moment == last
+                continue
+            catching_up = False
+            if moment > self._newest or not self._seen:
+                self.since, self._newest, self._seen = stamp or self.since, moment, 0
+            self._seen += moment == self._newest
+            yield LogLine(self.pod, stamp, text)
+
+
+def read_all(backend: Backend, pods: list[str], since: str | None) -> Iterator[LogLine]:
+    """What is there now, pod after pod."""
+    for pod in pods:
+        yield from Tail(pod, since).fresh(backend.log_lines(pod, False, since))
+
+
+def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], since: str | None) -> Iterator[LogLine]:
+    """Every line of the wanted pods, as it comes, until the run has settled and everything was given.
+
+    Ends with the error of the first tail that had to give up.
+    """
+    lines: queue.Queue[LogLine | KctlError] = queue.Queue(maxsize=10_000)
+    over, give_up = threading.Event(), 0.0
+    threads: dict[str, threading.Thread] = {}
+    try:
+        while True:
+            job = _look(backend, run)
+            settled = job is None or job.settled
+            for pod in job.pods if job else ():
+                if wanted(pod) and pod.name not in threads:
+                    arguments = (backend, Tail(pod.name, since), lines, over)
+                    threads[pod.name] = threading.Thread(target=_follow_pod, args=arguments, daemon=True)
+                    threads[pod.name].start()
+            if settled:
+                over.set()
+            yield from _arrived(lines, time.monotonic() + _POLL_SECONDS)
+            if settled and not any(thread.is_alive() for thread in threads.values()):
+                yield from _arrived(lines, 0.0)
+                return
+            if settled and time.monotonic() > (give_up := give_up or time.monotonic() + _LAST_SECONDS):
+                return
+    finally:
+        over.set()
+
+
+def _look(backend: Backend, run: str) -> Job | None:
+    job = backend.get_job(run)
+    return None if job is None else job_view(job, backend.list_pods(run))
+
+
+def _arrived(lines: "queue.Queue[LogLine | KctlError]", deadline: float) -> Iterator[LogLine]:
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic())) if deadline else lines.get_nowait()
+        except queue.Empty:
+            return
+        if isinstance(line, KctlError):
+            raise line
+        yield line
+
+
+def _follow_pod(backend: Backend, tail: Tail, lines: "queue.Queue[LogLine | KctlError]", over: threading.Event) -> None:
+    """Stream, and stream again from the last line, until the run is over; then once more for what is left."""
+    failures, pause = 0, _POLL_SECONDS
+    while True:
+        last_round, pause = over.is_set(), min(2 * pause, _IDLE_SECONDS)
+        try:
+            for line in tail.fresh(backend.log_lines(tail.pod, not last_round, tail.since)):
+                failures, pause = 0, _POLL_SECONDS
+                lines.put(line)
+        except NotFound:  # between two lives of the pod
+            pass
+        except Unreachable as error:
+            failures += 1
+            if failures > _RETRIES:
+                lines.put(error)
+                return
+            over.wait(_RETRY_SECONDS)
+            continue
+        except KctlError as error:
+            lines.put(error)
+            return
+        if last_round:
+            return
+        over.wait(pause)
+
+
+def with_progress(backend: Backend, job: Job) -> Job:
+    """`job` with step, loss and time left from the newest step line of its first pod, where it runs or never told."""
+    if job.step is not None and job.phase.finished:
+        return job
+    for since in (since_time(_RECENT), None):
+        newest = None
+        for pod in job.pods[:1]:
+            with contextlib.suppress(NotFound, Refused):
+                for line in read_all(backend, [pod.name], since):
+                    newest = parse_step_line(line.text) or newest
+        if newest is not None:
+            return replace(job, step=newest.step, steps=newest.steps, loss=newest.loss, eta_s=newest.eta_s)
+    return job

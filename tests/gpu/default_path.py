@@ -1,0 +1,107 @@
+"""The trainer's default path on one real GPU, by hand: `python tests/gpu/default_path.py TOKENIZER_FOLDER`.
+
+Saves a random Qwen3-30B-A3B of fewer layers in bf16, writes made-up dialogue, and runs the launcher as a pod would:
+LoRA on attention and experts, then the same with reference kernels, a stop and resume, and every parameter under
+ZeRO-3. Prints what each left behind; exit 1 where something is not as it must be.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+from tests.bench_dataset import write_chameleons
+from trainer.adapters import verify_adapter
+from trainer.schema.config import TrainConfig
+from trainer.schema.identity import run_name
+from trainer.schema.loading import RunFile, validated
+
+
+def save_model(folder: Path, tokenizer: Path, layers: int) -> None:
+    """Qwen3-30B-A3B's sizes, `layers` instead of 48, random weights."""
+    config = Qwen3MoeConfig(
+        hidden_size=2048, num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=4, head_dim=128,
+        num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768, intermediate_size=6144, vocab_size=151936,
+        norm_topk_prob=True, rope_theta=1e7, decoder_sparse_step=1, mlp_only_layers=[],
+    )  # fmt: skip
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / name, folder / name)
+
+
+def launch(root: Path, name: str, stop_after: str | None = None, **changes: Any) -> tuple[int, str, Path]:
+    """Run the launcher once; SIGTERM it once a log line contains `stop_after`. (exit code, log, run folder)."""
+    value: dict[str, Any] = {
+        "model": {"path": "model"},
+        "data": {"path": "data.json", "format": "chameleons", "max_length": 1024},
+        "lora": {"rank": 64, "alpha": 128, "dropout": 0.05, "expert_rank": 8},
+        "optim": {"lr": 2e-4, "max_grad_norm": 0.5},
+        "global_batch_size": 64,
+        "max_steps": 12,
+        "evaluation": {"per_epoch": 1, "max_items": 64},
+        "ops": {"log_every": 2, "checkpoint": {"every": "1000 steps"}, **changes.pop("ops", {})},
+        **changes,
+    }
+    if value.get("method") == "full":
+        del value["lora"]
+    train = validated(TrainConfig, value, name)
+    file = RunFile(run_name(name, train), train)
+    config = root / f"{file.run}.json"
+    config.write_text(file.to_json())
+    environment = os.environ | {
+        "TRAINER_CONFIG": str(config), "TRAINER_MODELS": str(root), "TRAINER_DATA": str(root),
+        "TRAINER_RUNS": str(root / "runs"), "TRAINER_TERMINATION_LOG": str(root / "end"), "PET_NPROC_PER_NODE": "1",
+    }  # fmt: skip
+    (root / "runs").mkdir(exist_ok=True)
+    start = time.monotonic()
+    command = [sys.executable, "-m", "trainer.launch"]
+    log = []
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, **pipe) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.append(line)
+            if stop_after and stop_after in line:
+                process.send_signal(signal.SIGTERM)
+    text = "".join(log)
+    told = ("torch ", "trained ", "step=", "evaluation ", "resumed", "checkpoint")
+    print(f"== {name}: exit {process.returncode} in {time.monotonic() - start:.0f} s", flush=True)
+    print("".join(line for line in log if line.startswith(told)), flush=True)
+    if process.returncode not in (0, 143):
+        print(text[-6000:])
+    return process.returncode, text, root / "runs" / file.run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--layers", type=int, default=8)
+    arguments = parser.parse_args()
+    root = Path(tempfile.mkdtemp())
+    save_model(root / "model", arguments.tokenizer, arguments.layers)
+    write_chameleons(root / "data.json", 1600)
+    code, _, folder = launch(root, "default")
+    verify_adapter(folder / "adapter")
+    reference, _, _ = launch(root, "reference", ops={"kernels": "reference"}, max_steps=4)
+    stopped, _, _ = launch(root, "resumed", stop_after="step=6/", seed=7)
+    resumed, _, _ = launch(root, "resumed", seed=7)
+    shutil.rmtree(root / "model")
+    save_model(root / "model", arguments.tokenizer, 1)
+    full, _, whole = launch(root, "full", method="full", max_steps=6)
+    verify_adapter(whole / "adapter")
+    return int((code, reference, stopped, resumed, full) != (0, 0, 143, 0, 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Environment maps: literals that look like secrets, names that others set, and what is let through."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kctl.config.run_config import load
+from kctl.config.secrets import name_problem, secret_problem
+from trainer.errors import ConfigError
+
+HEX = "0123456789abcdef0123456789abcdef01234567"
+SECRETS = [
+    ("HF_TOKEN", "hf_" + "aB3" * 11),
+    ("ANYTHING", "hf_" + "aB3" * 11),
+    ("WANDB_API_KEY", HEX),
+    ("X", HEX),
+    ("X", "sk-" + "a1" * 12),
+    ("X", "ghp_" + "a1B2" * 9),
+    ("X", "AKIA" + "ABCD1234" * 2),
+    ("X", "https://user:pass@example.com/x"),
+    ("X", "-----BEGIN RSA PRIVATE KEY-----"),
+    ("MY_SECRET", "c29tZXRoaW5nIHNlY3JldA=="),
+    ("SERVICE_KEY", "0011223344556677"),
+    ("DB_PASSWORD", "short"),
+]
+HARMLESS = [
+    ("TOKENIZERS_PARALLELISM", "false"),
+    ("NCCL_SOCKET_IFNAME", "eth0"),
+    ("GIT_COMMIT", HEX),
+    ("KEY_FILE", "/etc/keys/very/long/path/to/it"),
+    ("WANDB_MODE", "offline"),
+    ("API_KEY_HEADER", "x-api-key"),
+    ("HTTPS_PROXY", "http://proxy.internal:3128"),
+    ("PASSWORD", ""),
+]
+RESERVED = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "PET_NNODES", "PYTHONUNBUFFERED", "TRAINER_RUNS"]
+
+
+@pytest.mark.parametrize(("name", "value"), SECRETS)
+def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("lora_di3", [f"cluster.env.{name}='{value}'"])
+    assert "use {secret: NAME, key: KEY}" in str(caught.value)
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), HARMLESS)
+def test_what_is_no_secret_passes(name: str, value: str) -> None:
+    assert load("lora_di3", [f"cluster.env.{name}='{value}'"]).config.cluster.env == {name: value}
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "MASTER_ANYTHING", "TORCHELASTIC_RUN_ID", "1A", "A-B", ""])
+def test_names_that_others_set_are_refused(name: str) -> None:
+    assert name_problem(name)
+    if name:
+        with pytest.raises(ConfigError, match=r"cluster\.env: "):
+            load("lora_di3", [f"cluster.env={{'{name}': x}}"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60), st.text(min_size=8, max_size=80))
+def test_no_message_ever_holds_the_value(name: str, value: str) -> None:
+    problem = secret_problem(name, value)
+    assert problem is None or value in name or value not in problem.replace(name, "")

@@ -1,0 +1,1 @@
+"""From files of dialogue to tokens and masks, without torch: read, sample, split, render, tokenise, store."""

@@ -1,0 +1,111 @@
+"""DeepSpeed's engine: its configuration as a pure function, and one optimiser step on it.
+
+LoRA: the adapters are fp32 parameters and the engine owns nothing else, so gradient sums, their reduction,
+master weights and moments are fp32 by construction (under bf16 the forward runs in autocast) and no frozen
+weight is broadcast at start. Full: the whole model under ZeRO-3 with bf16 parameters and fp32 masters.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.batches import Batch
+from trainer.schema.config import TrainConfig
+
+Losses = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
+"""(sum of cross entropy over a row's labels with a graph, each label's without), fp32."""
+
+
+def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
+    """The DeepSpeed section, and nothing that a user would have to know.
+
+    Buckets: 5e7 elements; the usual 5e8 costs GBs of buffers and gains nothing for adapters.
+    """
+    full = train.method == "full"
+    zero: dict[str, Any] = {
+        "stage": 3 if full else 2,
+        "overlap_comm": cuda,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": 50_000_000,
+    }
+    if full:
+        zero |= {"stage3_prefetch_bucket_size": 50_000_000, "stage3_param_persistence_threshold": 100_000}
+    else:
+        zero |= {"allgather_bucket_size": 200_000_000}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.optim.max_grad_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": full and train.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "timers": {"throughput": {"enabled": False}},
+        "steps_per_print": None,
+    }
+
+
+class Owned(nn.Module):
+    """What the engine sees: the parameters it moves, and a forward through the model they live in.
+
+    ZeRO-3 gathers by module, so there the whole model is registered; LoRA registers the adapters alone.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter] | nn.Module, losses: Losses) -> None:
+        super().__init__()
+        self.owned = parameters if isinstance(parameters, nn.Module) else nn.ParameterList(parameters)
+        self._losses = losses
+
+    def forward(self, batch: Batch, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """The row's summed cross entropy times `scale` (world size / labels of the step); without: each label's."""
+        total, each = self._losses(batch)
+        return each if scale is None else total * scale
+
+
+def initialise(owned: nn.Module, groups: list[dict[str, Any]], train: TrainConfig, device: torch.device) -> Any:
+    """The engine over `owned`; torch's AdamW is passed in, so nothing is compiled at start."""
+    import deepspeed
+    from deepspeed.runtime import compiler
+
+    # Else an optimiser of DeepSpeed's own, which we do not use, would load torch's compiler: 2 s of every rank's start.
+    compiler.compile = lambda: compiler.dummy_decorator
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    cuda = device.type == "cuda"
+    optim = train.optim
+    optimizer = torch.optim.AdamW(
+        groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=cuda
+    )
+    engine, *_ = deepspeed.initialize(model=owned, optimizer=optimizer, config=deepspeed_config(train, cuda))
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """The rate of the next step; a group's `lr_scale` (experts) multiplies it."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> torch.Tensor:
+    """Backward of every row, then ONE reduction; returns this rank's summed scaled loss, on the device.
+
+    Ranks may bring different numbers of rows: the reduction happens once, when the block ends.
+    """
+    total = torch.zeros((), device=scale.device, dtype=torch.float32)
+    with engine.coalesce_grad_reduction():
+        for batch in batches:
+            loss = engine(batch, scale)
+            engine.backward(loss, scale_wrt_gas=False)
+            total += loss.detach()
+    return total
+
+
+def update(engine: Any) -> torch.Tensor | float:
+    """Clip and step; returns the gradient norm before clipping (a number or a scalar tensor)."""
+    engine.set_gradient_accumulation_boundary(True)
+    engine.step()
+    return engine.get_global_grad_norm()

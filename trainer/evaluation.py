@@ -1,0 +1,92 @@
+"""Held-out loss and sample answers. The subset is fixed by hash, the sums are the same at every world size."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainer.batches import Batch, Packing, build_batch, pack
+from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
+from trainer.distributed import Ranks, summed
+from trainer.run import Run
+
+TokenLoss = Callable[[Batch], torch.Tensor]
+"""Cross entropy of every label of a row, (labels,), without a graph."""
+
+
+def fixed_subset(items: Items, at_most: int) -> list[int]:
+    """At most `at_most` items, chosen by the hash of their ids: the same whatever the order of the file."""
+    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha256(items.ids[i].encode()).digest())
+    return sorted(ranked[:at_most])
+
+
+def held_out_loss(
+    token_loss: TokenLoss, items: Items, subset: list[int], packing: Packing, ranks: Ranks
+) -> dict[str, float]:
+    """Nats per label over the subset: `loss` of all labels, `answer_loss` of the answer's own tokens and
+    `frame_loss` of what stands around it (tags, end token), which falls to nothing within a few steps."""
+    rows = pack(subset, [items.length(item) for item in subset], packing)[ranks.rank]
+    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+    for members in rows:
+        batch = build_batch(items, members, packing, ranks.device)
+        losses = token_loss(batch).double()
+        answer = (batch.kinds == KIND_ANSWER).double()
+        sums += torch.stack([losses @ answer, answer.sum(), losses @ (1 - answer), (1 - answer).sum()])
+    answer_sum, answers, frame_sum, frames = summed(sums, ranks.device)
+    return {
+        "loss": (answer_sum + frame_sum) / max(1.0, answers + frames),
+        "answer_loss": answer_sum / answers if answers else math.nan,
+        "frame_loss": frame_sum / frames if frames else math.nan,
+    }
+
+
+def sample_answers(run: Run, chosen: list[int], max_new_tokens: int) -> list[dict[str, Any]]:
+    """Greedy answers to the prompts of `chosen`, in their order: item, prompt_tail, reference, answer.
+
+    Ranks share the prompts; under ZeRO-3, where every forward is a collective, each answers all of them.
+    """
+    tokenizer = _tokenizer(str(run.base))
+    items, ranks = run.data.validation, run.ranks
+    mine = chosen if run.full else chosen[ranks.rank :: ranks.world]
+    own = []
+    for item in mine:
+        tokens, kinds = list(items.tokens(item)), list(items.kinds(item))
+        start = next(place for place, kind in enumerate(kinds) if kind != KIND_CONTEXT)
+        reference = [token for token, kind in zip(tokens, kinds, strict=True) if kind == KIND_ANSWER]
+        answer = _continued(run.model, tokens[:start], tokens[-1], max_new_tokens, ranks.device)
+        own.append(
+            {
+                "item": items.ids[item],
+                "prompt_tail": tokenizer.decode(tokens[:start])[-400:],
+                "reference": tokenizer.decode(reference).strip(),
+                "answer": tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            }
+        )
+    gathered: list[list[dict[str, Any]]] = [[] for _ in range(ranks.world)]
+    dist.all_gather_object(gathered, own)
+    by_item = {record["item"]: record for part in gathered for record in part}
+    return [by_item[items.ids[item]] for item in chosen]
+
+
+@functools.cache
+def _tokenizer(base: str) -> Any:
+    from transformers import AutoTokenizer  # a large vocabulary takes a second to load: once a run, not once a time
+
+    return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+
+
+def _continued(model: Any, prompt: list[int], end: int, max_new_tokens: int, device: torch.device) -> list[int]:
+    shown = torch.tensor([prompt], device=device)
+    output = model.generate(
+        input_ids=shown,
+        attention_mask=torch.ones_like(shown),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return list(output[0, len(prompt) :].tolist())

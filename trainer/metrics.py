@@ -1,0 +1,123 @@
+"""What a run says while it trains: one line a step for people, the same as JSON in metrics.jsonl, wandb if asked."""
+
+import json
+import math
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.atomic import write_text
+from trainer.errors import ConfigError
+from trainer.schema.contract import RunFolder
+from trainer.schema.ops import Wandb
+
+
+def say(text: str) -> None:
+    """One line on the log, at once."""
+    print(text, flush=True)
+
+
+def step_line(record: dict[str, float]) -> str:
+    """`step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400`."""
+    return (
+        f"step={record['step']:.0f}/{record['steps']:.0f} loss={record['loss']:.4f} lr={record['lr']:.1e} "
+        f"grad_norm={record['grad_norm']:.2f} tokens_per_s={record['tokens_per_s']:.0f} "
+        f"mem_gib={record['mem_gib']:.1f} eta_s={record['eta_s']:.0f}"
+    )
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak so far: reserved GPU memory, or resident memory of this process, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Pace:
+    """Tokens per second and seconds to go, over the steps since the last line; only steps are timed."""
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        self._seconds = 0.0
+        self._tokens = 0
+        self._steps = 0
+
+    def begin(self) -> None:
+        """A step starts."""
+        self._begun = time.monotonic()
+
+    def end(self, tokens: int) -> None:
+        """It ended, with `tokens` real tokens over all ranks."""
+        self._seconds += time.monotonic() - self._begun
+        self._tokens += tokens
+        self._steps += 1
+
+    def take(self, steps_left: int) -> tuple[float, float]:
+        """(tokens per second, seconds left) since the last call."""
+        seconds = max(1e-9, self._seconds)
+        rate, eta = self._tokens / seconds, steps_left * seconds / max(1, self._steps)
+        self._seconds, self._tokens, self._steps = 0.0, 0, 0
+        return rate, eta
+
+
+class Metrics:
+    """Rank 0's metrics.jsonl and, if asked for, wandb."""
+
+    def __init__(self, folder: RunFolder, run: str, done: int, wandb: Wandb | None) -> None:
+        _drop_after(folder.metrics, done)
+        _drop_after(folder.samples, done)
+        self._file = folder.metrics.open("a", encoding="utf-8")
+        self._samples = folder.samples.open("a", encoding="utf-8")
+        self._wandb = _start_wandb(folder, run, wandb) if wandb else None
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; numbers that are none become null."""
+        clean = {key: _finite(value) for key, value in record.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(clean, step=int(record["step"]))
+
+    def write_samples(self, records: list[dict[str, Any]]) -> None:
+        """Append answers to samples.jsonl."""
+        for record in records:
+            self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._samples.flush()
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._file.close()
+        self._samples.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_after(path: Path, done: int) -> None:
+    # A resumed run trains the steps after its checkpoint again: their first records go. A run from the start
+    # (nothing was saved) writes everything anew.
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        if done and record.get("step", 0) <= done:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def _start_wandb(folder: RunFolder, run: str, wanted: Wandb) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("ops.wandb: the package is missing: pip install wandb, or remove ops.wandb") from None
+    return wandb.init(project=wanted.project, mode=wanted.mode, name=run, id=run, resume="allow", dir=str(folder.root))

@@ -1,0 +1,91 @@
+"""One node's share of an attempt: its ranks, run once, and once more with less memory if the GPU had too little."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trainer.atomic import named_errors, write_json
+from trainer.pod.environment import Pod
+from trainer.pod.outcome import PREEMPTED, TIME_LIMIT, Ending, Outcome, decide, read_outcomes
+from trainer.pod.ownership import Ownership
+from trainer.pod.ranks import rank_environment, run_ranks, torchrun
+from trainer.pod.stopping import Stop
+from trainer.pod.tee import Tee
+from trainer.schema import contract
+from trainer.schema.contract import ExitCode, RunFolder
+from trainer.schema.loading import RunFile
+
+
+@dataclass(frozen=True)
+class Job:
+    """What this launcher works with."""
+
+    pod: Pod
+    file: RunFile
+    config: Path
+    folder: RunFolder
+    work: Path
+    """Node-local, gone with the pod."""
+    tee: Tee
+    stop: Stop
+    command: Sequence[str] | None
+    """What runs instead of torchrun with the ranks."""
+
+
+def train(job: Job, own: Mapping[str, str], ownership: Ownership | None, end: float | None) -> Outcome:
+    """Run the ranks until they are done, stopped or broken; `end`: when max_hours is over, on the monotonic clock."""
+    job.stop.protect()
+    level = read_plan(job.folder)
+
+    def watch() -> bool:
+        if end is not None and time.monotonic() >= end:
+            job.stop.ask(TIME_LIMIT)
+        return ownership is None or not ownership.lost
+
+    while True:
+        environ = {**own, contract.ENV_PLAN: str(level), contract.ENV_RUN_FOLDER: str(job.folder.root)}
+        if ownership is not None:
+            environ[contract.ENV_OWNER] = ownership.owner.token
+        outcome = run_once(job, job.command or torchrun(os.environ), environ, watch)
+        if ownership is not None:
+            ownership.check()  # who lost the run has no say in how it ended
+        if outcome.code is not ExitCode.OUT_OF_MEMORY or level > 0:
+            return outcome
+        level = 1
+        # Also by other nodes than 0: whoever has too little memory must be heard at the next start.
+        write_json(job.folder.plan, {"level": level, "reason": outcome.sentence})
+        if job.stop.asked is not None:
+            return replace(outcome, code=ExitCode.PREEMPTED if job.stop.asked == PREEMPTED else ExitCode.TIME_LIMIT)
+        if job.pod.nodes > 1:  # the other nodes have lost these ranks: all start again, with the new plan
+            return replace(outcome, code=ExitCode.PEER_LOST)
+        job.tee.say(f"out of GPU memory: starting once more with memory plan {level}")
+
+
+def run_once(
+    job: Job, command: Sequence[str], own: Mapping[str, str], watch: Callable[[], bool], dry: bool = False
+) -> Outcome:
+    """Run `command` to its end and judge by what the ranks wrote."""
+    words, stop_file = job.work / "outcomes", job.work / "stop"
+    with named_errors(words):
+        shutil.rmtree(words, ignore_errors=True)
+        words.mkdir()
+    places = {contract.ENV_OUTCOMES: str(words), contract.ENV_STOP_FILE: str(stop_file)}
+    places |= {contract.ENV_CONFIG: str(job.config.absolute()), contract.ENV_RUNS: str(job.pod.runs)}
+    environ = rank_environment(os.environ, {**places, **own})
+    status, unjoined = run_ranks(command, environ, job.tee, job.stop, watch)
+    ending = Ending(status, job.stop.asked, job.pod.node, job.pod.nodes, unjoined, dry)
+    by_rank, progress = read_outcomes(words)
+    return replace(decide(by_rank, ending, bool(progress)), progress=progress)
+
+
+def read_plan(folder: RunFolder) -> int:
+    """The memory plan's level that the run needs by what is known so far: 0 or 1."""
+    try:
+        value = json.loads(folder.plan.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return 0
+    return 1 if isinstance(value, dict) and value.get("level") == 1 else 0

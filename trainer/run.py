@@ -1,0 +1,55 @@
+"""What a rank holds after setup(), and the forward pass that training and evaluation share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.batches import Batch, Packing
+from trainer.checkpoints import Named
+from trainer.dataset.prepared import Prepared
+from trainer.distributed import Ranks
+from trainer.fast.loss import forward_hidden, label_loss, output_head
+from trainer.schema.config import TrainConfig
+from trainer.schema.contract import RunFolder
+from trainer.schema.loading import RunFile
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the loop needs; made once by setup()."""
+
+    file: RunFile
+    ranks: Ranks
+    folder: RunFolder
+    data: Prepared
+    base: Path
+    model: Any
+    parameters: Named
+    engine: Any
+    packing: Packing
+    subset: list[int]
+    steps: int
+    details: dict[str, Any]
+
+    @property
+    def full(self) -> bool:
+        """Every parameter is trained, under ZeRO-3."""
+        return self.file.train.method == "full"
+
+    @property
+    def train(self) -> TrainConfig:
+        return self.file.train
+
+
+def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
+    """bf16 compute over fp32 adapters; full-parameter models are bf16 themselves."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16" and train.method == "lora")
+
+
+def token_losses(model: Any, train: TrainConfig, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of cross entropy over the row's labels, each label's (labels,)) in fp32."""
+    with autocast(train, batch.input_ids.device):
+        hidden = forward_hidden(model, batch.input_ids, batch.model_inputs)
+        return label_loss(hidden, output_head(model), batch.targets, batch.positions)

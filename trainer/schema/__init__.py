@@ -1,0 +1,1 @@
+"""The contract between kctl and the trainer. Torch-free, Kubernetes-free."""

@@ -1,0 +1,79 @@
+"""How a run is operated. Nothing here changes what is computed, so none of it names the run."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from trainer.schema.section import Section
+
+_EVERY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(min|h|s|steps)\s*$")
+
+
+def parse_every(text: str) -> tuple[float, Literal["seconds", "steps"]]:
+    """'15 min' -> (900.0, "seconds"), '2 h', '30 s'; '100 steps' -> (100.0, "steps"). ValueError otherwise."""
+    match = _EVERY.match(text)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"write a positive time or count like '15 min', '1 h', '30 s' or '100 steps', got {text!r}")
+    number, unit = float(match[1]), match[2]
+    if unit == "steps":
+        return number, "steps"
+    return number * {"s": 1, "min": 60, "h": 3600}[unit], "seconds"
+
+
+def _checked(text: str) -> str:
+    parse_every(text)
+    return text
+
+
+def _auto_or_tokens(value: object) -> object:
+    whole = isinstance(value, int | str) and not isinstance(value, bool) and str(value).isdigit()
+    if value == "auto" or (whole and int(str(value)) >= 128):
+        return value
+    raise ValueError(f"must be auto or a whole number of tokens >= 128, got {value}")
+
+
+class Checkpoint(Section):
+    """Resumable state on the runs volume."""
+
+    every: Annotated[str, AfterValidator(_checked)] = "15 min"
+    """'15 min', '1 h', '30 s' or '100 steps'. One is also written at every stop."""
+    keep: int = Field(2, ge=1, le=100)
+    """How many are kept."""
+
+
+class Generate(Section):
+    """Answers to fixed validation prompts, written to samples.jsonl at every evaluation."""
+
+    items: int = Field(3, ge=0, le=64)
+    """How many prompts; 0: none."""
+    max_new_tokens: int = Field(64, ge=1, le=4096)
+    """Length limit of one answer; decoding is greedy."""
+
+
+class Wandb(Section):
+    """Weights & Biases, only if asked for. The key comes from cluster.env by secret reference."""
+
+    project: str = Field(min_length=1)
+    """Project name."""
+    mode: Literal["offline", "online"] = "offline"
+    """offline writes to the run's folder; online needs egress and WANDB_API_KEY."""
+
+
+class Ops(Section):
+    """May change between a run's attempts."""
+
+    max_tokens: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_tokens)] = "auto"
+    """Ceiling of a packed row in tokens; auto: from the memory and the longest item."""
+    recompute: Literal["auto", "none", "full"] = "auto"
+    """Activations recomputed in the backward pass. auto: full on a GPU, none on a CPU."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """reference: plain torch everywhere, for debugging."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When state is saved."""
+    log_every: int = Field(10, ge=1)
+    """Steps between log lines."""
+    generate: Generate = Generate()
+    """Sample answers."""
+    wandb: Wandb | None = None
+    """null: off."""
