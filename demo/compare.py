@@ -118,8 +118,7 @@ def _object_in(value: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    for tag in ("[ANSWER]", "[/ANSWER]"):
-        text = text.replace(tag, " ")
+    text = text.strip().removeprefix("[ANSWER]").removesuffix("[/ANSWER]")
     return " ".join(text.split()) or "(nothing)"
 
 

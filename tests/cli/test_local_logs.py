@@ -12,7 +12,6 @@ from kctl.errors import NotFound
 from kctl.run.job import PodView
 from kctl.run.logs import follow_run, nanoseconds, read_all, with_progress
 from tests.cli.local_jobs import manifests, until, view
-from trainer.schema.contract import Phase
 
 RUN = "talk-0123abcd"
 LIVES = """
@@ -81,8 +80,9 @@ def test_following_a_run_that_is_deleted_ends(backend: Local) -> None:
         target=lambda: seen.extend(line.text for line in follow_run(backend, RUN, everything, None))
     )
     reader.start()
-    until(backend, RUN, lambda job: job.phase is Phase.RUNNING)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 20
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.02)
     backend.delete(RUN, 20)
     reader.join(20)
     assert not reader.is_alive() and seen == ["up"]
