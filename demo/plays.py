@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONTEXT_TURNS = 6
+CONTEXT_TURNS = 3
 MIN_TURNS = 300
 """A play with fewer turns was not understood: the shortest has more than 500."""
 POEMS = ("lovers_complaint", "passionate_pilgrim", "phoenix_and_the_turtle", "rape_of_lucrece", "sonnets")
@@ -156,7 +156,7 @@ def _expand(key: str, words: Counter[str], names: dict[str, str]) -> str:
 
 
 def play_rows(play: str, scenes: Iterable[list[Turn]]) -> list[dict[str, Any]]:
-    """One chameleons row a character: every line that answers another speaker, with up to six turns before it."""
+    """One chameleons row a character: every line that answers another speaker, with up to CONTEXT_TURNS turns before it."""
     items: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
         for index, turn in enumerate(scene):

@@ -8,6 +8,7 @@ from typing import Any
 
 from kctl import console
 from kctl.errors import RunFailed
+from kctl.run.find import run_of_config
 from kctl.run.job import Job
 from kctl.run.options import Output
 from trainer.schema.contract import Phase
@@ -64,10 +65,17 @@ def next_command(job: Job, flags: str) -> str:
     if job.phase is Phase.SUCCEEDED:
         return f"kctl pull {job.run}{flags}"
     if job.phase is Phase.CANCELLED:
-        return f"kctl submit {job.config or 'CONFIG'}{flags}   (resumes)"
+        return _resume(job, flags)
     if job.phase is Phase.FAILED:
-        return f"kctl logs {job.run}{flags}; then kctl submit {job.config or 'CONFIG'}{flags}   (resumes)"
+        return f"kctl logs {job.run}{flags}; then {_resume(job, flags)}"
     return f"kctl logs -f {job.run}{flags}"
+
+
+def _resume(job: Job, flags: str) -> str:
+    # A config that was edited since, or was given --set, names another run today: its bare name would start that one.
+    if job.config and run_of_config(job.config) == job.run:
+        return f"kctl submit {job.config}{flags}   (resumes)"
+    return f"kctl submit CONFIG{flags} with the content and --set that named {job.run}   (resumes)"
 
 
 def ended_well(job: Job, flags: str) -> str:

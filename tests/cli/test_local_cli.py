@@ -171,7 +171,14 @@ def test_dry_runs_and_bad_names_create_nothing(
 def test_two_submits_at_once_and_ctrl_c_only_detaches(place: Callable[[str], Local], tmp_path: Path) -> None:
     local = place(FOREVER)
     command = [sys.executable, "-m", "kctl", "submit", "tiny.yaml", "--local"]
-    follower = subprocess.Popen([*command, "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore Ctrl-C, and so would the follower of a test that runs in one.
+    follower = subprocess.Popen(
+        [*command, "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     run = the_run(local)
     wait_for_file(tmp_path / ".kctl" / "jobs" / run / "logs" / f"{run}-master-0-1.log")

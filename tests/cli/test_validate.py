@@ -25,7 +25,7 @@ def test_it_says_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", "full_di3", "demo", "--set", "train.model.path=Qwen3-30B-A3B"]) == 0
     full, demo = capsys.readouterr().out.splitlines()
     assert full.endswith("30,532.1 M trained (every parameter)")
-    assert "at most 24 steps" in demo
+    assert "at most 22 steps" in demo
     assert run(["validate", "demo", "--set", "train.model.path=mine"]) == 0
     assert capsys.readouterr().out.endswith("this model is not known to kctl\n")
 

@@ -184,13 +184,13 @@ def test_items_end_with_another_speaker_and_groups_train_nothing() -> None:
     assert rows[0]["user_hash"] != plays.play_rows("other", scenes)[0]["user_hash"]
 
 
-def test_context_is_six_turns_at_most() -> None:
+def test_context_is_a_few_turns_at_most() -> None:
     scene = [Turn("AB"[index % 2], str(index)) for index in range(20)]
     for row in plays.play_rows("long", [scene]):
         for item in row["task"]["task_behavior_collections"][0]["data"]:
             number = int(item["continuation"])
             said = [int(turn["content"]) for turn in item["context"]]
-            assert said == list(range(max(0, number - 6), number))
+            assert said == list(range(max(0, number - plays.CONTEXT_TURNS), number))
 
 
 @given(st.text(alphabet="ACTIabc .:[]{}\n-'1", max_size=300))
