@@ -35,7 +35,7 @@ RUN python3 -m venv /opt/venv \
     && pip freeze > /opt/venv/freeze.txt
 
 FROM kctl-packages AS trainer-packages
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["trainer"], sep="\n")' \
+RUN python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["trainer"], *extras["wandb"], sep="\n")' \
         > trainer.txt \
     && pip install --requirement trainer.txt \
     && pip freeze > /opt/venv/freeze.txt

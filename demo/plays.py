@@ -156,7 +156,7 @@ def _expand(key: str, words: Counter[str], names: dict[str, str]) -> str:
 
 
 def play_rows(play: str, scenes: Iterable[list[Turn]]) -> list[dict[str, Any]]:
-    """One chameleons row a character: every line that answers another speaker, with up to CONTEXT_TURNS turns before it."""
+    """One chameleons row a character: every line that answers another speaker, with the turns before it."""
     items: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
         for index, turn in enumerate(scene):

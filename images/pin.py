@@ -1,4 +1,4 @@
-"""Prints the versions for images/constraints.txt: what this environment has of kctl[trainer] and all that it needs.
+"""Prints the versions for images/constraints.txt: what this environment has of kctl, its extras and all they need.
 
 Run it as `.venv/bin/python images/pin.py > images/constraints.txt` after the tests passed with newer packages. Names
 and versions only: no addresses and no paths.
@@ -33,7 +33,7 @@ def closure(name: str, extras: set[str]) -> dict[str, str]:
 
 def main() -> None:
     """Print the pins, sorted."""
-    pins = closure("kctl", {"trainer"})
+    pins = closure("kctl", {"trainer", "wandb"})
     pins.pop("kctl")
     print("# Made by images/pin.py from an environment that passed the tests: raise versions there, not here.")
     print("\n".join(sorted([f"{name}=={version}" for name, version in pins.items()] + [BUILD_BACKEND])))

@@ -20,8 +20,8 @@ Guard = Callable[[], None]
 """Asked right before the rename, after all slow writing; raises where the rename must not happen."""
 
 _REMEDIES = {
-    errno.ENOSPC: "make room there (kctl prune) and submit again",
-    errno.EDQUOT: "make room below the quota (kctl prune) and submit again",
+    errno.ENOSPC: "make room there and submit again",
+    errno.EDQUOT: "make room below the quota and submit again",
     errno.EROFS: "mount the volume read-write and submit again",
     errno.EACCES: "let the pod's user write there (profile: run_as) and submit again",
     errno.EPERM: "let the pod's user write there (profile: run_as) and submit again",

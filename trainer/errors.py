@@ -67,3 +67,8 @@ class Preempted(TrainerError):
 
 class PeersAbsent(TrainerError):
     code = ExitCode.RENDEZVOUS
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line of at most 256 characters; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:256]

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.atomic import heal, named_errors, write_text
+from trainer.base_model import check_model, model_folder
 from trainer.errors import AttemptsUsedUp, OwnershipLost, RunsFolderError, TimeLimit, TrainerError
 from trainer.pod import attempts, preconditions
 from trainer.pod.attempts import Attempt
@@ -63,8 +64,8 @@ def launch(options: argparse.Namespace, tee: Tee, stop: Stop, command: Sequence[
     done = done_already(folder, file.run)
     if done is not None and not options.dry_run:
         return done
-    preconditions.check_packages()
-    preconditions.check_model(file.train, pod.models)
+    preconditions.check_packages(file.train)
+    check_model(file.train, pod.models)
     preconditions.check_data(file.train, pod.data)
     preconditions.check_init_adapter(file.train, pod.runs)
     if not options.dry_run:
@@ -152,7 +153,7 @@ def prepare_data(job: Job, ownership: Ownership | None) -> dict[str, str]:
     from trainer.dataset.prepare import prepare  # not needed where the run is done already
 
     out = job.work / "prepared"
-    model = preconditions.model_folder(job.file.train, job.pod.models)
+    model = model_folder(job.file.train, job.pod.models)
     report = prepare(job.file.train.data, job.pod.data, model, out, job.tee.say)
     for line in report.lines():
         job.tee.say(line)
@@ -167,7 +168,7 @@ def dry_run(job: Job) -> Outcome:
     from trainer.dataset.prepared import load_prepared, show_item
 
     items = load_prepared(Path(own[contract.ENV_PREPARED])).train
-    job.tee.say(show_item(items, 0, preconditions.model_folder(job.file.train, job.pod.models)))
+    job.tee.say(show_item(items, 0, model_folder(job.file.train, job.pod.models)))
     job.stop.protect()
     outcome = run_once(job, job.command or DRY_RUN, own, lambda: True, dry=True)
     if outcome.code is ExitCode.SUCCEEDED:

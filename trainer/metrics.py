@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from trainer.atomic import write_text
-from trainer.errors import ConfigError
 from trainer.schema.contract import RunFolder
 from trainer.schema.ops import Wandb
 
@@ -116,8 +115,17 @@ def _drop_after(path: Path, done: int) -> None:
 
 
 def _start_wandb(folder: RunFolder, run: str, wanted: Wandb) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError("ops.wandb: the package is missing: pip install wandb, or remove ops.wandb") from None
-    return wandb.init(project=wanted.project, mode=wanted.mode, name=run, id=run, resume="allow", dir=str(folder.root))
+    import wandb
+
+    # The pod's log is the launcher's: wandb neither copies it nor writes into it, and looks for no repository.
+    settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
+    say(f"wandb {wanted.mode}: project {wanted.project}, run {run}, files in {folder.root / 'wandb'}")
+    return wandb.init(
+        project=wanted.project,
+        mode=wanted.mode,
+        name=run,
+        id=run,
+        resume="allow" if wanted.mode == "online" else None,
+        dir=str(folder.root),
+        settings=settings,
+    )

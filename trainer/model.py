@@ -13,44 +13,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from trainer.audit import Audit, audit, family, trained_parameters
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, first_line
 from trainer.fast.attention import register, use_packed_attention
 from trainer.lora import add_adapters
 from trainer.schema.config import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def model_folder(train: TrainConfig, models_root: Path) -> Path:
-    """The folder of the base model: below the models volume, or the hub's pinned snapshot (cached or downloaded).
-
-    ConfigError if it is not there, or the hub does not have it for us.
-    """
-    hub = train.model.hub
-    if hub is None:
-        folder = models_root / str(train.model.path)
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"train.model.path: {folder / 'config.json'} is missing: fill it with kctl push")
-        return folder
-    from huggingface_hub import constants, errors, snapshot_download
-
-    patterns, offline = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"], constants.HF_HUB_OFFLINE
-    try:
-        return Path(snapshot_download(hub.id, revision=hub.revision, allow_patterns=patterns, local_files_only=offline))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ConfigError(f"train.model.hub: {hub.id} at {hub.revision}: {_first_line(error)}") from None
-    except errors.LocalEntryNotFoundError as error:
-        # Without a connection another attempt may help; told to stay offline, it cannot.
-        if not offline:
-            raise
-        raise ConfigError(
-            f"train.model.hub: {hub.id} at {hub.revision} is not in the cache and HF_HUB_OFFLINE is set: "
-            f"{_first_line(error)}"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -69,7 +37,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"{path}: model_type {values['model_type']!r}: {_first_line(error)}") from None
+        raise ConfigError(f"{path}: model_type {values['model_type']!r}: {first_line(error)}") from None
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ConfigError(f"{path}: model_type {values['model_type']!r} is not a causal language model")
     return config
@@ -126,7 +94,7 @@ def load_model(train: TrainConfig, folder: Path, device: torch.device) -> PreTra
     except (ValueError, RuntimeError, OSError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ConfigError(f"{folder}: cannot be loaded: {_first_line(error)}") from None
+        raise ConfigError(f"{folder}: cannot be loaded: {first_line(error)}") from None
     absent = sorted(loading["missing_keys"])
     if absent:
         raise ConfigError(f"{folder}: {len(absent)} weights are missing ({absent[0]}): copy the model again")

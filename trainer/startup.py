@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from trainer.base_model import model_folder
 from trainer.batches import Packing
 from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
 from trainer.metrics import say
-from trainer.model import meta_counts, model_folder
+from trainer.model import meta_counts
 from trainer.schedule import steps_per_epoch, total_steps
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig

@@ -19,18 +19,19 @@ import torch.distributed as dist
 
 from trainer import metrics, startup
 from trainer.audit import audit, trained_parameters
+from trainer.base_model import model_folder
 from trainer.batches import build_batch, plan_step
 from trainer.checkpoints import Progress
 from trainer.dataset.prepared import load_prepared
 from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
 from trainer.engine import Owned, accumulate, deepspeed_config, initialise, set_learning_rate, update
-from trainer.errors import Diverged, Preempted, TimeLimit
+from trainer.errors import Diverged, Preempted, TimeLimit, first_line
 from trainer.evaluation import fixed_subset, held_out_loss, sample_answers
 from trainer.fast.attention import NAME, register, self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say, step_line
-from trainer.model import load_model, model_folder, parameter_groups
+from trainer.model import load_model, parameter_groups
 from trainer.pod import outcome
 from trainer.publish import publish_adapter, resume, save
 from trainer.run import Run, autocast, token_losses
@@ -285,7 +286,7 @@ def main() -> int:
         code = exit_code_of(error)
         if code in (contract.ExitCode.UNKNOWN, contract.ExitCode.DEVICE, contract.ExitCode.OUT_OF_MEMORY):
             traceback.print_exc()
-        outcome.report(int(code), (str(error).strip() or type(error).__name__).splitlines()[0], None)
+        outcome.report(int(code), first_line(error), None)
         return 1
     return 0
 

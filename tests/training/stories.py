@@ -21,7 +21,12 @@ MAIN: dict[str, Any] = {
     "precision": "fp32",
     "global_batch_size": 8,
     "evaluation": {"per_epoch": 1},
-    "ops": {"log_every": 2, "checkpoint": {"every": "4 steps"}, "generate": {"items": 2}},
+    "ops": {
+        "log_every": 2,
+        "checkpoint": {"every": "4 steps"},
+        "generate": {"items": 2},
+        "wandb": {"project": "kctl-tests"},
+    },
 }
 """6 steps over Qwen3's own vocabulary."""
 STORY: dict[str, Any] = {

@@ -78,6 +78,13 @@ def test_the_runs_folder_is_complete(stories: Stories) -> None:
     assert f"| loss | {evaluations[0]['loss']:.4f} | {evaluations[6]['loss']:.4f} |" in card
 
 
+def test_wandb_offline_holds_the_same_history(stories: Stories) -> None:
+    (store,) = stories.world.folder("main").root.glob("wandb/offline-run-*/run-*.wandb")
+    told = store.read_bytes()
+    losses = [record["loss"] for record in stories.world.records("main") if "loss" in record]
+    assert losses and all(json.dumps(loss).encode() in told for loss in losses)
+
+
 def test_kctl_tells_the_same_everywhere(stories: Stories) -> None:
     world, run = stories.world, stories.world.run("main")
     status, result = world.status("main"), world.result("main")

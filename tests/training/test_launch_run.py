@@ -20,12 +20,9 @@ from tests.unit.launch_world import (
     World,
     log_has,
     make_world,
-    train_config,
     wait_for,
     write_tokenizer,
 )
-from trainer.errors import ConfigError
-from trainer.pod import preconditions
 from trainer.pod.attempts import Attempt
 from trainer.pod.ownership import Owner, start_ticks
 from trainer.pod.ranks import TORCHRUN, descendants
@@ -247,14 +244,3 @@ def test_data_that_is_no_data_ends_with_its_code_on_record(world: World) -> None
     assert world.json("attempts.json")[-1]["code"] == 3 and world.json("owner.json")["released"]
     assert not list((world.root / "tmp").iterdir())
     assert world.message()["code"] == 3
-
-
-def test_a_hub_model_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    train = train_config(model={"hub": {"id": "nobody/nothing", "revision": "abc"}})
-    preconditions.check_model(train, tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match="nobody/nothing at abc: not in the cache, and HF_HUB_OFFLINE is set"):
-        preconditions.model_folder(train, tmp_path)

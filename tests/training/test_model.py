@@ -10,8 +10,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from tests.training.tiny import config_of, tiny_dense, tiny_mixture, train_config
+from trainer.base_model import model_folder
 from trainer.errors import ConfigError
-from trainer.model import audit, load_model, model_folder
+from trainer.model import audit, load_model
 from trainer.schema.parameters import shape_of, total_parameters
 
 CPU = torch.device("cpu")
@@ -52,18 +53,12 @@ def test_reference_kernels_run_the_experts_plainly(mixture: Path) -> None:
     assert model.config._experts_implementation == "eager"
 
 
-def test_a_path_lies_below_the_models_volume(dense: Path) -> None:
-    assert model_folder(train_config(model={"path": dense.name}), dense.parent) == dense
-    with pytest.raises(ConfigError, match=r"train.model.path: .*absent/config.json is missing"):
-        model_folder(train_config(model={"path": "absent"}), dense.parent)
-
-
 def test_a_hub_model_comes_from_the_cache_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     commit = "0123456789abcdef0123456789abcdef01234567"
     train = train_config(model={"hub": {"id": "some/model", "revision": commit}})
-    with pytest.raises(ConfigError, match=r"some/model at 0123.* is not in the cache and HF_HUB_OFFLINE is set"):
+    with pytest.raises(ConfigError, match=r"some/model at 0123.*: not in the cache, and HF_HUB_OFFLINE is set"):
         model_folder(train, tmp_path)
     snapshot = tmp_path / "models--some--model" / "snapshots" / commit
     snapshot.mkdir(parents=True)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.launch_world import World, make_world, train_config
 from tests.unit.test_launch_atomic import on_tmpfs
+from trainer import base_model
 from trainer.errors import ConfigError, DataError, RunsFolderError
 from trainer.pod import preconditions
 from trainer.pod.environment import read_pod, scratch
@@ -21,29 +22,33 @@ def world(tmp_path: Path) -> World:
 
 
 def test_missing_packages_are_named_with_the_install_command() -> None:
-    preconditions.check_packages(("json", "os"))
+    train = train_config()
+    preconditions.check_packages(train, ("json", "os"))
     with pytest.raises(ConfigError, match=r"has no no_such_one, no_such_two: pip install 'kctl\[trainer\]'"):
-        preconditions.check_packages(("json", "no_such_one", "no_such_two"))
+        preconditions.check_packages(train, ("json", "no_such_one", "no_such_two"))
+    told = train_config(ops={"wandb": {"project": "p"}})
+    with pytest.raises(ConfigError, match=r"pip install 'kctl\[trainer,wandb\]'"):
+        preconditions.check_packages(told, ("no_such_one",))
 
 
 @pytest.mark.parametrize("gone", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_an_incomplete_model_folder(world: World, gone: str) -> None:
     models = world.root / "models"
-    preconditions.check_model(world.file.train, models)
+    base_model.check_model(world.file.train, models)
     (models / "tiny" / gone).unlink()
     name = gone.replace("model.", r"\*\.")
-    with pytest.raises(ConfigError, match=rf"models/tiny: no {name} in the model folder: .*kctl push"):
-        preconditions.check_model(world.file.train, models)
+    with pytest.raises(ConfigError, match=rf"models/tiny: no {name} in the model folder: .*copy the model there"):
+        base_model.check_model(world.file.train, models)
 
 
 def test_no_model_folder(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"no such model folder: .*kctl push --to models:tiny"):
-        preconditions.check_model(world.file.train, world.root / "elsewhere")
+    with pytest.raises(ConfigError, match=r"no such model folder: copy the model there"):
+        base_model.check_model(world.file.train, world.root / "elsewhere")
 
 
 def test_missing_data_files(world: World) -> None:
     preconditions.check_data(world.file.train, world.root / "data")
-    with pytest.raises(DataError, match=r"train\.jsonl: no such file: kctl push .* correct train\.data\.path"):
+    with pytest.raises(DataError, match=r"train\.jsonl: no such file: copy it .*, or correct train\.data\.path"):
         preconditions.check_data(world.file.train, world.root)
     held_out = train_config(
         data={"path": "train.jsonl", "format": "prompt_completion", "validation": {"path": "held.jsonl"}}

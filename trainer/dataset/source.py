@@ -149,7 +149,7 @@ def _read_text(path: Path) -> str:
 
 def _unreadable(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such file: check train.data.path, or copy it there with kctl push"
+        return f"{path}: no such file: copy it to the data volume, or correct train.data.path"
     return f"{path}: cannot be read: {error.strerror}"
 
 

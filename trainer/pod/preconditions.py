@@ -9,12 +9,11 @@ import uuid
 from pathlib import Path
 
 from trainer.atomic import named_errors
-from trainer.errors import ConfigError, DataError, RunsFolderError, TrainerError
+from trainer.errors import ConfigError, DataError, RunsFolderError
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
 from trainer.schema.identity import train_hash
 from trainer.schema.loading import RunFile, read_run_file
-from trainer.schema.method import Hub
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "deepspeed", "accelerate", "safetensors")
 """What the ranks import."""
@@ -22,62 +21,16 @@ PACKAGES = ("torch", "transformers", "tokenizers", "peft", "deepspeed", "acceler
 PROBE_BYTES = 1 << 20
 """Written and removed again: a volume with less than this left is full."""
 
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-"""What is taken from a hub: weights, configuration, tokenizer; never code."""
 
-
-def check_packages(packages: tuple[str, ...] = PACKAGES) -> None:
+def check_packages(train: TrainConfig, packages: tuple[str, ...] = PACKAGES) -> None:
     """ConfigError names every package that cannot be imported; none is imported here."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    wanted = (*packages, "wandb") if train.ops.wandb else packages
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
+        extras = "trainer,wandb" if train.ops.wandb else "trainer"
         raise ConfigError(
-            f"this Python has no {', '.join(missing)}: pip install 'kctl[trainer]', or use the trainer's image"
+            f"this Python has no {', '.join(missing)}: pip install 'kctl[{extras}]', or use the trainer's image"
         )
-
-
-def check_model(train: TrainConfig, models: Path) -> None:
-    """ConfigError unless the base model's folder below `models` is complete (models of a hub: checked when got)."""
-    if train.model.path is None:
-        return
-    folder = models / train.model.path
-    hint = f"copy the model there (kctl push --to models:{train.model.path}) or correct train.model.path"
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such model folder: {hint}")
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder}: no {name} in the model folder: {hint}")
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder}: no *.safetensors in the model folder: {hint}")
-
-
-def model_folder(train: TrainConfig, models: Path) -> Path:
-    """The base model's folder; one of a hub is fetched into the local cache first. ConfigError if that fails."""
-    if train.model.path is not None:
-        return models / train.model.path
-    assert train.model.hub is not None  # the schema wants exactly one
-    return _from_hub(train.model.hub)
-
-
-def _from_hub(hub: Hub) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
-
-    where = f"train.model.hub: {hub.id} at {hub.revision}"
-    try:
-        return Path(snapshot_download(hub.id, revision=hub.revision, allow_patterns=list(HUB_FILES)))
-    except errors.LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise ConfigError(
-                f"{where}: not in the cache, and HF_HUB_OFFLINE is set: unset it or fill HF_HOME"
-            ) from None
-        raise TrainerError(f"{where}: the hub does not answer: {_first_line(error)}; trying again") from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ConfigError(f"{where}: {_first_line(error)}; correct id and revision, or set HF_TOKEN") from None
-    except errors.HfHubHTTPError as error:  # its trouble, not ours: another attempt may help
-        raise TrainerError(f"{where}: {_first_line(error)}; trying again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:256]
 
 
 def check_data(train: TrainConfig, data: Path) -> None:
@@ -88,7 +41,7 @@ def check_data(train: TrainConfig, data: Path) -> None:
             continue
         path = data / name
         if not path.is_file():
-            raise DataError(f"{path}: no such file: kctl push --to data:{name}, or correct {field}")
+            raise DataError(f"{path}: no such file: copy it to the data volume, or correct {field}")
         if not os.access(path, os.R_OK):
             raise DataError(f"{path}: may not be read by uid {os.getuid()}: chmod it, or set run_as in the profile")
 

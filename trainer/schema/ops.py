@@ -52,7 +52,8 @@ class Generate(Section):
 
 
 class Wandb(Section):
-    """Weights & Biases, only if asked for. The key comes from cluster.env by secret reference."""
+    """Weights & Biases, only if asked for. The key comes from cluster.env by secret reference.
+    Needs the package: `pip install kctl[wandb]`; the image has it."""
 
     project: str = Field(min_length=1)
     """Project name."""

@@ -1,0 +1,54 @@
+"""Where the base model's files are: a folder of the models volume, or a hub's pinned snapshot.
+
+Knows file names and the hub's client, nothing of torch: the launcher asks before any rank starts.
+"""
+
+from pathlib import Path
+
+from trainer.errors import ConfigError, TrainerError, first_line
+from trainer.schema.config import TrainConfig
+from trainer.schema.method import Hub
+
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""What is taken from a hub: weights, configuration, tokenizer; never code."""
+
+
+def check_model(train: TrainConfig, models: Path) -> None:
+    """ConfigError unless the base model's folder below `models` is complete (models of a hub: checked when got)."""
+    if train.model.path is None:
+        return
+    folder = models / train.model.path
+    hint = "copy the model there, or correct train.model.path"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such model folder: {hint}")
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder}: no {name} in the model folder: {hint}")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{folder}: no *.safetensors in the model folder: {hint}")
+
+
+def model_folder(train: TrainConfig, models: Path) -> Path:
+    """The base model's folder; one of a hub is fetched into the local cache first. ConfigError if that fails."""
+    if train.model.path is not None:
+        return models / train.model.path
+    assert train.model.hub is not None  # the schema wants exactly one
+    return _from_hub(train.model.hub)
+
+
+def _from_hub(hub: Hub) -> Path:
+    from huggingface_hub import constants, errors, snapshot_download
+
+    where = f"train.model.hub: {hub.id} at {hub.revision}"
+    try:
+        return Path(snapshot_download(hub.id, revision=hub.revision, allow_patterns=list(HUB_FILES)))
+    except errors.LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise ConfigError(
+                f"{where}: not in the cache, and HF_HUB_OFFLINE is set: unset it or fill HF_HOME"
+            ) from None
+        raise TrainerError(f"{where}: the hub does not answer: {first_line(error)}; trying again") from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ConfigError(f"{where}: {first_line(error)}; correct id and revision, or set HF_TOKEN") from None
+    except errors.HfHubHTTPError as error:  # its trouble, not ours: another attempt may help
+        raise TrainerError(f"{where}: {first_line(error)}; trying again") from None
