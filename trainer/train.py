@@ -106,6 +106,8 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
             record(run, log, progress, result, pace)
         if run.subset and is_evaluation(progress.step, items, train):
             progress = judge(run, progress, evaluate(run, progress.step, log))
+            if log is not None:
+                outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
         if result.save or result.stop or (unit == "steps" and progress.step % int(every) == 0):
             save(run, progress)
             saved = time.monotonic()
@@ -246,7 +248,7 @@ def export(run: Run, progress: Progress) -> dict[str, Any]:
         publish_adapter(run, progress, run.folder.adapter)
     return {
         "step": progress.step,
-        "best_step": progress.best_step,
+        "best_step": progress.best_step if run.subset else progress.step,
         "before": progress.before,
         "after": progress.best,
         "seconds": round(progress.seconds, 1),
@@ -267,7 +269,7 @@ def train_on_this_rank(file: RunFile) -> None:
     if log is not None:
         log.close()
         outcome.success(summary)
-        say(f"done step={progress.step} best_step={progress.best_step} adapter={run.folder.adapter}")
+        say(f"done step={progress.step} best_step={summary['best_step']} adapter={run.folder.adapter}")
     leave()
 
 

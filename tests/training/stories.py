@@ -49,6 +49,8 @@ FULL: dict[str, Any] = {
     "evaluation": {"per_epoch": 1},
     "ops": {"checkpoint": {"every": "3 steps"}},
 }
+UNJUDGED: dict[str, Any] = {"data": {"validation": {"path": "empty.jsonl"}}, "evaluation": {"patience": 1}}
+"""Its validation file has no usable item."""
 DIVERGING: dict[str, Any] = {"lora": {"alpha": 1e30}, "precision": "bf16"}
 
 
@@ -128,6 +130,8 @@ def others(told: Stories) -> None:
     world.config("diverging", processes=1, **DIVERGING)
     told.done["diverging"] = world.kctl("submit", "diverging", "--local", "--wait")
     told.status["diverging"] = world.status("diverging")
+    world.config("unjudged", processes=1, **UNJUDGED)
+    told.done["unjudged"] = world.kctl("submit", "unjudged", "--local", "--wait")
 
 
 def tell_all(root: Path, qwen3_folder: Path) -> Iterator[Stories]:
@@ -135,6 +139,7 @@ def tell_all(root: Path, qwen3_folder: Path) -> Iterator[Stories]:
     with make_world(root) as world:
         write_pairs(world.data / "train.jsonl", WORDS, 48)
         write_pairs(world.data / "other.jsonl", OTHER_WORDS, 9)
+        (world.data / "empty.jsonl").write_text(json.dumps({"prompt": "why", "completion": " "}) + "\n")
         write_chats(world)
         tokenizer = small_tokenizer(world.root / "tokenizer", [world.data / "train.jsonl", world.data / "other.jsonl"])
         tiny_dense(world.models / "dense-qwen3", tokenizer=qwen3_folder)

@@ -1,6 +1,7 @@
 """Packed rows: every item as if alone, for every tested family; what cannot be packed is found out."""
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def tokens(seed: int = 1) -> list[torch.Tensor]:
 def logits(model: Any, items: list[torch.Tensor]) -> torch.Tensor:
     inputs = packed_inputs([len(item) for item in items], CPU)
     return output_head(model)(forward_hidden(model, torch.cat(items)[None], inputs))
+
+
+def test_the_families_named_in_the_readme_are_those_tested() -> None:
+    text = Path(attention.__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith(("- dense: ", "- mixtures of experts: "))]
+    assert [set(re.findall("`([a-z0-9_]+)`", line)) for line in lines] == [set(DENSE), set(MIXTURES)]
 
 
 def test_packed_logits_equal_each_item_alone(model: Any) -> None:

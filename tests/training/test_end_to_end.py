@@ -69,6 +69,7 @@ def test_the_runs_folder_is_complete(stories: Stories) -> None:
     result = world.result("main")
     assert result["phase"] == "Succeeded" and result["code"] == 0 and result["step"] == result["best_step"] == 6
     assert result["before"] == evaluations[0] and result["after"] == evaluations[6]
+    assert result["eval_loss"] == evaluations[6]["loss"]
     for adapter in (folder.adapter, folder.adapter_last):
         verify_adapter(adapter)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-000004"]
@@ -76,6 +77,15 @@ def test_the_runs_folder_is_complete(stories: Stories) -> None:
     assert not hidden, "temporary files are left"
     card = (folder.adapter / "README.md").read_text()
     assert f"| loss | {evaluations[0]['loss']:.4f} | {evaluations[6]['loss']:.4f} |" in card
+
+
+def test_with_nothing_held_out_the_last_adapter_is_the_best(stories: Stories) -> None:
+    folder, result = stories.world.folder("unjudged"), stories.world.result("unjudged")
+    assert stories.done["unjudged"].code == 0, stories.done["unjudged"].err
+    assert result["best_step"] == result["step"] == result["steps"] > 0 and result["before"] == result["after"] == {}
+    verify_adapter(folder.adapter)
+    weights = [path / "adapter_model.safetensors" for path in (folder.adapter, folder.adapter_last)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_wandb_offline_holds_the_same_history(stories: Stories) -> None:
@@ -93,7 +103,7 @@ def test_kctl_tells_the_same_everywhere(stories: Stories) -> None:
     page = world.ok("status", run, "--local").out
     assert f"Next:     kctl pull {run} --local" in page and "6/6" in page
     listed = {job["run"]: job for job in json.loads(world.ok("list", "--local", "-o", "json").out)}
-    assert len(listed) == 5 and listed[run] == status
+    assert len(listed) == 6 and listed[run] == status
     assert world.ok("logs", run, "--local").out == world.log("main")
     assert f"run {run} succeeded" in world.ok("wait", run, "--local").err
 
