@@ -1,7 +1,7 @@
 """The Typer app and the one error boundary: run(argv) -> exit code.
 
-Every verb is a module of kctl.commands with a function of the same name; this file only lists them, and imports the
-one that is asked for: most of what a short command takes is imports. Exit codes are in kctl.errors.
+Every verb is a module of kctl.commands with a function of the same name (of list: list_runs); this file only lists
+them, and imports the one that is asked for: most of what a short command takes is imports. Exit codes: kctl.errors.
 """
 
 import gc

@@ -7,7 +7,7 @@ only to draw.
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 
 def data(text: str) -> None:
@@ -30,13 +30,6 @@ def warn(text: str) -> None:
 def error(text: str) -> None:
     """The one line on stderr that ends a command."""
     say(f"{_coloured('error:', '31')} {' '.join(text.split())}")
-
-
-def as_json(value: Any) -> None:
-    """Write `value` to stdout as readable JSON."""
-    import json
-
-    data(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

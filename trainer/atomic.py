@@ -28,6 +28,15 @@ _REMEDIES = {
 }
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object at `path`; {} where there is none, or nothing that makes sense."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def write_json(path: Path, value: Any, guard: Guard | None = None) -> None:
     """`value` as readable JSON at `path`. RunsFolderError if it cannot be written; ValueError for NaN."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", guard)

@@ -35,6 +35,8 @@ class Progress:
     patience_loss: float | None = None
     """The loss that the next improvement is measured against (min_delta)."""
     evaluations_without_gain: int = 0
+    evaluated: int = -1
+    """The step of the last evaluation: a stop saves first and leaves the evaluation to the next attempt."""
     before: dict[str, float] = field(default_factory=dict)
     """Held-out losses of the base model."""
     best: dict[str, float] = field(default_factory=dict)
@@ -47,8 +49,14 @@ Named = list[tuple[str, torch.nn.Parameter]]
 
 def newest(folder: RunFolder) -> Path | None:
     """The newest complete checkpoint, or None."""
-    complete = [path for path in sorted(folder.checkpoints.glob("step-*")) if (path / STATE).is_file()]
+    complete = [path for path in _by_step(folder) if (path / STATE).is_file()]
     return complete[-1] if complete else None
+
+
+def _by_step(folder: RunFolder) -> list[Path]:
+    """Checkpoint folders, oldest first: by number, since the names of long runs have more than six digits."""
+    found = [path for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def clear(temp: Path) -> None:
@@ -71,28 +79,32 @@ def write_slices(parameters: Named, engine: Any, temp: Path, rank: int) -> None:
         ) from None
 
 
-def publish(temp: Path, folder: RunFolder, progress: Progress, keep: int, guard: Guard) -> None:
-    """Rank 0, after every rank's write_slices: sign the files, rename, drop the oldest beyond `keep`."""
+def publish(temp: Path, folder: RunFolder, progress: Progress, data: str, keep: int, guard: Guard) -> None:
+    """Rank 0, after every rank's write_slices: sign the files, rename, drop the oldest beyond `keep`.
+
+    `data`: digest of the data it was trained on.
+    """
     files = {path.relative_to(temp).as_posix(): _signature(path) for path in sorted(temp.rglob("*")) if path.is_file()}
-    write_json(temp / STATE, {"progress": asdict(progress), "files": files})
+    write_json(temp / STATE, {"progress": asdict(progress), "data": data, "files": files})
     replace_folder(temp, folder.checkpoint(progress.step), guard)
-    for old in sorted(folder.checkpoints.glob("step-*"))[:-keep]:
+    for old in _by_step(folder)[:-keep]:
         shutil.rmtree(old)
 
 
-def read_progress(path: Path) -> Progress:
-    """The progress of a checkpoint whose files are as they were written; CheckpointError names what is not."""
+def read_progress(path: Path) -> tuple[Progress, str]:
+    """(progress, digest of the data) of a checkpoint whose files are as they were written; CheckpointError names
+    what is not."""
     try:
         value = json.loads((path / STATE).read_text(encoding="utf-8"))
         progress = Progress(**value["progress"])
-        files = dict(value["files"])
+        files, data = dict(value["files"]), str(value["data"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path / STATE}: cannot be read ({error}); remove {path} to use an older one") from None
     for name, expected in files.items():
         found = _signature(path / name) if (path / name).is_file() else None
         if found != expected:
             raise CheckpointError(f"{path / name}: is not what was written; remove {path} to use an older one")
-    return progress
+    return progress, data
 
 
 def load_slices(parameters: Named, engine: Any, path: Path, step: int) -> None:

@@ -22,7 +22,6 @@ class Ranks:
 
     rank: int
     world: int
-    local_rank: int
     device: torch.device
 
     @property
@@ -48,7 +47,7 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
         raise PeersAbsent(f"the other ranks did not join within {timeout}: {error}") from error
     if not cuda:
         _without_shared_memory_kernel()
-    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def _without_shared_memory_kernel() -> None:

@@ -3,7 +3,6 @@
 TrainerError
 |-- ConfigError        2  the run config is wrong, or asks for what cannot be done
 |-- DataError          3  the data set cannot be read, or nothing of it is left
-|-- OutOfMemory        4  out of GPU memory, also with the next smaller plan
 |-- Diverged           5  the loss or the gradients are no numbers any more
 |-- CheckpointError    6  a checkpoint cannot be used
 |-- RunsFolderError    7  the runs folder is full, read-only or somebody else's
@@ -31,10 +30,6 @@ class ConfigError(TrainerError):
 
 class DataError(TrainerError):
     code = ExitCode.DATA
-
-
-class OutOfMemory(TrainerError):
-    code = ExitCode.OUT_OF_MEMORY
 
 
 class Diverged(TrainerError):

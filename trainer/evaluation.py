@@ -12,7 +12,8 @@ import torch.distributed as dist
 from trainer.batches import Batch, Packing, build_batch, pack
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
 from trainer.distributed import Ranks, summed
-from trainer.run import Run
+from trainer.fast.attention import NAME
+from trainer.run import Run, autocast
 
 TokenLoss = Callable[[Batch], torch.Tensor]
 """Cross entropy of every label of a row, (labels,), without a graph."""
@@ -44,7 +45,22 @@ def held_out_loss(
     }
 
 
-def sample_answers(run: Run, chosen: list[int], max_new_tokens: int) -> list[dict[str, Any]]:
+def sample(run: Run) -> list[dict[str, Any]]:
+    """Answers to the fixed prompts, through plain attention with a cache (ours is for packed rows)."""
+    chosen = run.subset[: run.train.ops.generate.items]
+    if not chosen:
+        return []
+    own = run.model.config._attn_implementation
+    if own == NAME:
+        run.model.set_attn_implementation("sdpa")
+    try:
+        with autocast(run.train, run.ranks.device):
+            return _sample_answers(run, chosen, run.train.ops.generate.max_new_tokens)
+    finally:
+        run.model.set_attn_implementation(own)
+
+
+def _sample_answers(run: Run, chosen: list[int], max_new_tokens: int) -> list[dict[str, Any]]:
     """Greedy answers to the prompts of `chosen`, in their order: item, prompt_tail, reference, answer.
 
     Ranks share the prompts; under ZeRO-3, where every forward is a collective, each answers all of them.

@@ -90,7 +90,7 @@ def lead(job: Job, timing: Timing) -> Outcome:
     finally:
         job.stop.interrupts = False
         outcome = conclude(job, ownership, outcome, time.monotonic() - started)
-    return outcome
+    return replace(outcome, attempt=ownership.owner.attempt)
 
 
 def attempt(job: Job, ownership: Ownership, started: float) -> Outcome:
@@ -113,8 +113,7 @@ def attempt(job: Job, ownership: Ownership, started: float) -> Outcome:
     if pause:
         job.tee.say(f"the attempt before failed: waiting {pause:.0f} s")
         time.sleep(pause)
-    own = {**prepare_data(job, ownership), contract.ENV_ATTEMPT: str(number)}
-    return train(job, own, ownership, deadline(job, started, before))
+    return train(job, prepare_data(job, ownership), ownership, deadline(job, started, before))
 
 
 def tidy(job: Job, ownership: Ownership, fresh: bool) -> None:
@@ -145,7 +144,7 @@ def follow(job: Job) -> Outcome:
     own = [re.fullmatch(rf"attempt-(\d+)-node-{job.pod.node}\.log", name) for name in names]
     number = max((int(match[1]) for match in own if match), default=0) + 1
     job.tee.open(job.folder.log(number, job.pod.node))
-    return train(job, {**prepare_data(job, None), contract.ENV_ATTEMPT: str(number)}, None, None)
+    return train(job, prepare_data(job, None), None, None)
 
 
 def prepare_data(job: Job, ownership: Ownership | None) -> dict[str, str]:

@@ -8,7 +8,6 @@ for old experts, would rewrite them and double their rank.
 
 import hashlib
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainer import adapters
+from trainer.atomic import read_object
 from trainer.errors import ConfigError
 from trainer.fast.loss import causal_model
 from trainer.schema import contract, parameters
@@ -156,7 +156,7 @@ def add_adapters(model: PreTrainedModel, train: TrainConfig) -> PeftModel:
     if not any(parameter.is_meta for _, parameter in trained):
         _initialise(trained, train.seed)
         if lora.init_adapter is not None:
-            runs = Path(os.environ.get(contract.ENV_RUNS, contract.RUNS_MOUNT))
+            runs = contract.mounted(contract.ENV_RUNS)
             _start_from(wrapped, runs / lora.init_adapter)
     return wrapped
 
@@ -180,6 +180,7 @@ def _start_from(model: PeftModel, folder: Path) -> None:
     if not (folder / adapters.WEIGHTS).is_file():
         raise ConfigError(f"{where} has no {adapters.WEIGHTS}: name an adapter folder below the runs volume")
     adapters.verify_adapter(folder)
+    _same_scale(model, folder / "adapter_config.json", where)
     own = {adapters.state_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     given = load_file(folder / adapters.WEIGHTS)
     if set(given) != set(own):
@@ -190,3 +191,13 @@ def _start_from(model: PeftModel, folder: Path) -> None:
             ours, theirs = list(parameter.shape), list(given[name].shape)
             raise ConfigError(f"{where}: {name} is {theirs} there and {ours} here: use the same train.lora.rank")
         parameter.copy_(given[name])
+
+
+def _same_scale(model: PeftModel, path: Path, where: str) -> None:
+    """The same weights times another scale are another adapter. ConfigError names the first difference."""
+    theirs, ours = read_object(path), model.peft_config["default"].to_dict()
+    for name in ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
+        if theirs.get(name) != ours[name]:
+            raise ConfigError(
+                f"{where}: {name} is {theirs.get(name)} there and {ours[name]} here: use the same train.lora"
+            )

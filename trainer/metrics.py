@@ -1,7 +1,6 @@
 """What a run says while it trains: one line a step for people, the same as JSON in metrics.jsonl, wandb if asked."""
 
 import json
-import math
 import resource
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from trainer.atomic import write_text
+from trainer.pod.outcome import finite
 from trainer.schema.contract import RunFolder
 from trainer.schema.ops import Wandb
 
@@ -74,7 +74,7 @@ class Metrics:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""
-        clean = {key: _finite(value) for key, value in record.items()}
+        clean = finite(record)
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
         if self._wandb is not None:
@@ -94,17 +94,13 @@ class Metrics:
             self._wandb.finish()
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _drop_after(path: Path, done: int) -> None:
     # A resumed run trains the steps after its checkpoint again: their first records go. A run from the start
     # (nothing was saved) writes everything anew.
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # an answer may hold other line ends
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the last line of a run that was killed

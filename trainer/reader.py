@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-PORT = 8479
+from trainer.schema.contract import READER_PORT
+
 IDLE_SECONDS = 15 * 60.0
 _RANGE = re.compile(r"bytes=(\d{1,18})-")
 
@@ -150,7 +151,7 @@ def main() -> int:
     """Serve until idle or told to stop."""
     parser = argparse.ArgumentParser(description="serve one folder read-only on 127.0.0.1")
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=int, default=READER_PORT)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

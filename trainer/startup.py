@@ -86,13 +86,13 @@ def batch_arithmetic(train: TrainConfig, items: int, packing: Packing) -> list[s
 
 def dry_run(file: RunFile) -> None:
     """Parameter counts and batch arithmetic, without weights, ranks or a run folder."""
-    base = model_folder(file.train, Path(os.environ.get(contract.ENV_MODELS, contract.MODELS_MOUNT)))
+    base = model_folder(file.train, contract.mounted(contract.ENV_MODELS))
     for line in meta_counts(file.train, base).lines():
         say(line)
     prepared = os.environ.get(contract.ENV_PREPARED)
     if prepared:
         world = int(os.environ.get("PET_NNODES", "1")) * int(os.environ.get("PET_NPROC_PER_NODE", "1"))
-        ranks = Ranks(0, world, 0, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        ranks = Ranks(0, world, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         data = load_prepared(Path(prepared)).train
         for line in batch_arithmetic(file.train, len(data), packing_of(file.train, ranks, data, True, 0)):
             say(line)

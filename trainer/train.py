@@ -26,26 +26,26 @@ from trainer.dataset.prepared import load_prepared
 from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
 from trainer.engine import Owned, accumulate, deepspeed_config, initialise, set_learning_rate, update
 from trainer.errors import Diverged, Preempted, TimeLimit, first_line
-from trainer.evaluation import fixed_subset, held_out_loss, sample_answers
-from trainer.fast.attention import NAME, register, self_check
+from trainer.evaluation import fixed_subset, held_out_loss, sample
+from trainer.fast.attention import register, self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say, step_line
 from trainer.model import load_model, parameter_groups
 from trainer.pod import outcome
-from trainer.publish import publish_adapter, resume, save
-from trainer.run import Run, autocast, token_losses
+from trainer.run import Run, token_losses
 from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
 from trainer.schema.ops import parse_every
+from trainer.state import publish_adapter, resume, save
 
 
 def setup(file: RunFile, ranks: Ranks) -> Run:
     """Model, adapters, engine and plan; the first three lines of the log."""
     train, device = file.train, ranks.device
     data = load_prepared(Path(os.environ[contract.ENV_PREPARED]))
-    base = model_folder(train, Path(os.environ.get(contract.ENV_MODELS, contract.MODELS_MOUNT)))
+    base = model_folder(train, contract.mounted(contract.ENV_MODELS))
     kernel = register(train.ops.kernels)
     sharding = shard_at_load(deepspeed_config(train, device.type == "cuda")) if train.method == "full" else None
     model = load_model(train, base, device)
@@ -89,11 +89,9 @@ def setup(file: RunFile, ranks: Ranks) -> Run:
 
 def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
     """Train from `progress` to the end or an early stop; a stop from outside is raised after saving."""
-    train, items = run.train, len(run.data.train)
-    every, unit = parse_every(train.ops.checkpoint.every)
+    every, unit = parse_every(run.train.ops.checkpoint.every)
     pace, start, saved = Pace(), time.monotonic() - progress.seconds, time.monotonic()
-    if progress.step == 0 and run.subset:
-        progress = replace(progress, before=evaluate(run, 0, log))
+    progress = judged(run, progress, log)
     while progress.step < run.steps and not exhausted(run, progress):
         # ---- one optimiser step: what it computes depends on its number alone
         pace.begin()
@@ -104,15 +102,17 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         check_finite(result, progress.step)
         if log is not None:
             record(run, log, progress, result, pace)
-        if run.subset and is_evaluation(progress.step, items, train):
-            progress = judge(run, progress, evaluate(run, progress.step, log))
+        if result.stop:  # before an evaluation, which may take longer than the grace
+            save(run, progress)
             if log is not None:
                 outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
-        if result.save or result.stop or (unit == "steps" and progress.step % int(every) == 0):
+            raise_stop(result.stop, progress)
+        progress = judged(run, progress, log)
+        if log is not None and progress.evaluated == progress.step:
+            outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
+        if result.save or (unit == "steps" and progress.step % int(every) == 0):
             save(run, progress)
             saved = time.monotonic()
-        if result.stop:
-            raise_stop(result.stop, progress)
     return progress
 
 
@@ -204,24 +204,21 @@ def evaluate(run: Run, step: int, log: metrics.Metrics | None) -> dict[str, floa
     return losses
 
 
-def sample(run: Run) -> list[dict[str, Any]]:
-    """Answers to the fixed prompts, through plain attention with a cache (ours is for packed rows)."""
-    chosen = run.subset[: run.train.ops.generate.items]
-    if not chosen:
-        return []
-    own = run.model.config._attn_implementation
-    if own == NAME:
-        run.model.set_attn_implementation("sdpa")
-    try:
-        with autocast(run.train, run.ranks.device):
-            return sample_answers(run, chosen, run.train.ops.generate.max_new_tokens)
-    finally:
-        run.model.set_attn_implementation(own)
+def judged(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
+    """Evaluate where that is due: before the first step, and after those that the schedule names."""
+    step = progress.step
+    due = step == 0 or is_evaluation(step, len(run.data.train), run.train)
+    if not (run.subset and due and progress.evaluated < step):
+        return progress
+    losses, progress = evaluate(run, step, log), replace(progress, evaluated=step)
+    return judge(run, progress, losses) if step else replace(progress, before=losses)
 
 
 def judge(run: Run, progress: Progress, losses: dict[str, float]) -> Progress:
     """Keep the best adapter; count evaluations that brought less than min_delta."""
     loss = losses["loss"]
+    if not math.isfinite(loss):
+        raise Diverged(f"step {progress.step}: the held-out loss is {loss}: lower train.optim.lr and submit again")
     if progress.best_loss is None or loss < progress.best_loss:
         progress = replace(progress, best_loss=loss, best_step=progress.step, best=losses)
         publish_adapter(run, progress, run.folder.adapter)
@@ -288,7 +285,7 @@ def main() -> int:
         code = exit_code_of(error)
         if code in (contract.ExitCode.UNKNOWN, contract.ExitCode.DEVICE, contract.ExitCode.OUT_OF_MEMORY):
             traceback.print_exc()
-        outcome.report(int(code), first_line(error), None)
+        outcome.report(int(code), first_line(error))
         return 1
     return 0
 

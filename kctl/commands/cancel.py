@@ -3,14 +3,11 @@
 from datetime import UTC, datetime
 
 from kctl import console
-from kctl.run.find import located, until_settled, view_of
+from kctl.run.find import BEYOND_GRACE, located, until_settled, view_of
 from kctl.run.follow import detachable
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.view import KIND, next_command
 from trainer.schema.contract import ANNOTATION_CANCELLED, Phase
-
-_BEYOND_GRACE = 60.0
-"""Seconds that the end of the pods may take after their grace."""
 
 
 def cancel(
@@ -32,7 +29,7 @@ def cancel(
     if any(pod.active for pod in view.pods):
         console.say(f"stopping; its pods have up to {view.grace_seconds} s to save")
     with detachable(name, flags):
-        ended = until_settled(backend, name, view.grace_seconds + _BEYOND_GRACE)
+        ended = until_settled(backend, name, view.grace_seconds + BEYOND_GRACE)
     if ended.phase is Phase.CANCELLED:
         console.data(f"{KIND}/{name} cancelled")
     else:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kctl.run.options import ConfigArgument, NamespaceOption, SetOption
+
 if TYPE_CHECKING:
     from kctl.manifest.render import Rendered
 
@@ -17,9 +19,9 @@ class Format(StrEnum):
 
 
 def render(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Name or path of a run config.")],
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one field.")] = None,
-    namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Wins over the profile's.")] = None,
+    config: ConfigArgument,
+    sets: SetOption = None,
+    namespace: NamespaceOption = None,
     output: Annotated[Format, typer.Option("-o", help="How to print.")] = Format.yaml,
     folder: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Write DIR/<run>.yaml instead of printing.")
@@ -31,7 +33,7 @@ def render(
     from kctl.manifest.render import render as rendered_of
 
     loaded = load(config, sets or [])
-    rendered = rendered_of(loaded.config, loaded.profile, _namespace(namespace))
+    rendered = rendered_of(loaded.config, loaded.profile, namespace)
     for warning in rendered.warnings:
         console.warn(warning)
     if folder is not None:
@@ -40,29 +42,18 @@ def render(
         console.data(_text(rendered, output))
 
 
-def _namespace(name: str | None) -> str | None:
-    from pydantic import TypeAdapter, ValidationError
-
-    from kctl.config.kubernetes_names import Label
-    from kctl.errors import UsageError
-
-    try:
-        return None if name is None else TypeAdapter(Label).validate_python(name)
-    except ValidationError as error:
-        raise UsageError(f"--namespace: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-
-
 def _text(rendered: "Rendered", output: Format) -> str:
     import json
 
     from kctl.manifest.render import to_yaml
+    from kctl.run.view import KIND
 
     if output is Format.yaml:
         return to_yaml(rendered.manifests)
     if output is Format.json:
         listed = {"apiVersion": "v1", "kind": "List", "items": rendered.manifests}
         return json.dumps(listed, indent=2, ensure_ascii=False)
-    kinds = {"ConfigMap": "configmap", "PyTorchJob": "pytorchjob.kubeflow.org"}
+    kinds = {"ConfigMap": "configmap", "PyTorchJob": KIND}
     return "\n".join(f"{kinds[item['kind']]}/{item['metadata']['name']}" for item in rendered.manifests)
 
 

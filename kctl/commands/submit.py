@@ -9,22 +9,22 @@ from kctl import console
 from kctl.backends import open_backend
 from kctl.backends.protocol import Backend, Manifest
 from kctl.errors import AlreadyExists, KctlError, Refused
-from kctl.run.find import until_settled
+from kctl.run.find import BEYOND_GRACE, look, until_settled
 from kctl.run.follow import detachable, follow_to_end
-from kctl.run.job import Job, job_view
+from kctl.run.job import Job
 from kctl.run.options import (
+    ConfigArgument,
     ContextOption,
     LocalOption,
     NamespaceOption,
     Output,
     OutputOption,
+    SetOption,
     where_flags,
 )
 from kctl.run.submit import Decision, decide, manifest_sha256, the_job
 from kctl.run.view import KIND, ended_well, structured
 
-_BEYOND_GRACE = 60.0
-"""Seconds that a deletion may take after the pods' grace."""
 _TRIES = 5
 
 
@@ -36,10 +36,8 @@ class DryRun(StrEnum):
 
 
 def submit(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A config's name, or the path of a YAML file.")],
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override one field; may be repeated.")
-    ] = None,
+    config: ConfigArgument,
+    sets: SetOption = None,
     local: LocalOption = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show the log until the end.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Then wait for the end.")] = False,
@@ -72,11 +70,11 @@ def submit(
 
 
 def start(backend: Backend, manifests: list[Manifest], flags: str, output: Output) -> Decision:
-    """Carry out the table's decision; looked up again where somebody else was faster. Refused where it says so."""
+    """Do what `decide` says; looked up again where somebody else was faster. Refused where it says so."""
     job = the_job(manifests)
     run = job["metadata"]["name"]
     for _ in range(_TRIES):
-        existing = _existing(backend, run)
+        existing = look(backend, run)
         decision = decide(existing, manifest_sha256(job))
         if decision is Decision.DONE:
             console.say(f"run {run} has succeeded already, nothing to do; kctl pull {run}{flags}")
@@ -89,7 +87,7 @@ def start(backend: Backend, manifests: list[Manifest], flags: str, output: Outpu
             return decision
         if existing is not None:
             console.say(f"run {run} has ended ({existing.phase}): it is created again and resumes")
-            backend.delete(run, existing.grace_seconds + _BEYOND_GRACE, existing.uid)
+            backend.delete(run, existing.grace_seconds + BEYOND_GRACE, existing.uid)
         try:
             backend.create(manifests)
         except AlreadyExists:
@@ -97,11 +95,6 @@ def start(backend: Backend, manifests: list[Manifest], flags: str, output: Outpu
         _print(manifests, output, "created")
         return decision
     raise KctlError(f"run {run}: others create and delete it at this moment; look with kctl status {run}{flags}")
-
-
-def _existing(backend: Backend, run: str) -> Job | None:
-    job = backend.get_job(run)
-    return None if job is None else job_view(job, backend.list_pods(run))
 
 
 def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> Job:
@@ -113,7 +106,7 @@ def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> Job:
 
 def _dry_run(backend: Backend, manifests: list[Manifest]) -> str:
     job = the_job(manifests)
-    decision = decide(_existing(backend, job["metadata"]["name"]), manifest_sha256(job))
+    decision = decide(look(backend, job["metadata"]["name"]), manifest_sha256(job))
     if decision is Decision.CREATE:
         backend.create(manifests, dry_run=True)
     words = {

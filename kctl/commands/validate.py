@@ -1,16 +1,18 @@
 """kctl validate: is a config complete and right, and what would it train?"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from kctl.run.options import ConfigsArgument, SetOption
 
 if TYPE_CHECKING:
     from kctl.config.run_config import RunConfig
 
 
 def validate(
-    configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="Names or paths of run configs.")],
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one field.")] = None,
+    configs: ConfigsArgument,
+    sets: SetOption = None,
 ) -> None:
     """Check run configs without a cluster; print the run's name, its ranks, steps and trained parameters."""
     from kctl import console

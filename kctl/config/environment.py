@@ -29,6 +29,9 @@ def _literals(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     for name, given in value.items():
+        problem = name_problem(str(name))
+        if problem:
+            raise ValueError(problem)
         if isinstance(given, bool | float) or given is None:
             raise ValueError(f'{name} must be text: write it in quotes, "..."')
     return {name: str(given) if isinstance(given, int) else given for name, given in value.items()}
@@ -36,7 +39,7 @@ def _literals(value: Any) -> Any:
 
 def _checked(env: "dict[str, str | SecretKey]") -> "dict[str, str | SecretKey]":
     for name, given in env.items():
-        problem = name_problem(name) or (secret_problem(name, given) if isinstance(given, str) else None)
+        problem = secret_problem(name, given) if isinstance(given, str) else None
         if problem:
             raise ValueError(problem)
     return env

@@ -55,6 +55,18 @@ def _positive(text: str) -> str:
     return text
 
 
+def _image(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][^\s]*", name):
+        raise ValueError(f"must be the name of an image, e.g. REGISTRY/NAME@sha256:..., got {name!r}")
+    return name
+
+
+def _resource(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", name):
+        raise ValueError(f"must be the name of an extended resource, e.g. nvidia.com/gpu, got {name!r}")
+    return name
+
+
 def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -65,5 +77,9 @@ Label = Annotated[str, AfterValidator(_label)]
 """A DNS label: a namespace, a queue."""
 ObjectName = Annotated[str, AfterValidator(_subdomain)]
 """The name of a claim, a Secret, a PriorityClass."""
+Image = Annotated[str, AfterValidator(_image)]
+"""The name of a container image."""
+Resource = Annotated[str, AfterValidator(_resource)]
+"""The name of an extended resource."""
 Quantity = Annotated[str, BeforeValidator(_as_text), AfterValidator(_positive)]
 """A positive Kubernetes quantity; a plain number will do."""

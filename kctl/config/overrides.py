@@ -43,7 +43,7 @@ def _annotation(model: type[Section], keys: list[str], path: str) -> Any:
         elif section is None:
             raise UsageError(f"--set {path}: {so_far} has no fields below it")
         elif key not in section.model_fields:
-            raise UsageError(f"--set {path}: {so_far + ': ' if so_far else ''}{section.unknown(key)}")
+            raise UsageError(f"--set {path}: {so_far + ': ' if so_far else ''}{section.unknown(key, so_far)}")
         else:
             annotation = section.model_fields[key].annotation
     return annotation

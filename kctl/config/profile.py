@@ -1,17 +1,19 @@
 """ClusterProfile: what is the same for all runs on one cluster. Only kctl reads it; it never names a run."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from kctl.config.environment import Env
-from kctl.config.kubernetes_names import Label, ObjectName, Quantity
+from kctl.config.kubernetes_names import Image, Label, ObjectName, Quantity, Resource
 from trainer.schema.data import RelativePath
 from trainer.schema.section import Section
 
 
 class Claim(Section):
     """One PersistentVolumeClaim of the namespace."""
+
+    shorthand: ClassVar = "claim"
 
     claim: ObjectName
     """Its name."""
@@ -41,7 +43,7 @@ class Volumes(Section):
 class Gpu(Section):
     """The GPUs of one node."""
 
-    resource: str = Field("nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")
+    resource: Resource = "nvidia.com/gpu"
     """Name of the extended resource."""
     model: str | None = None
     """What it is, for plans and reports, e.g. H100; node_selector chooses nodes."""
@@ -63,6 +65,8 @@ class RunAs(Section):
 class Queue(Section):
     """Who decides when a run starts. With several nodes: all pods together, or none."""
 
+    shorthand: ClassVar = "kind"
+
     kind: Literal["none", "kueue", "volcano"] = "none"
     """none: the scheduler places pod by pod."""
     name: Label | None = None
@@ -71,7 +75,9 @@ class Queue(Section):
     @model_validator(mode="after")
     def _named(self) -> Self:
         if (self.name is None) != (self.kind == "none"):
-            raise ValueError("write kind: kueue or volcano together with name: QUEUE, or neither")
+            raise ValueError(
+                "write kind: kueue or volcano together with name: QUEUE, or neither (name: null if it is inherited)"
+            )
         return self
 
 
@@ -81,17 +87,34 @@ class Toleration(Section):
     key: str | None = None
     """Key of the taint; null with operator Exists: every key."""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Equal compares the value, too."""
+    """Equal compares the value, too. Equal where a value is written, else Exists."""
     value: str | None = None
     """Value of the taint, with Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """null: every effect."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _equal_with_value(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("value") is not None:
+            return {"operator": "Equal", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _as_the_server_wants(self) -> Self:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists takes no value: write operator: Equal, or remove the value")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("operator Equal needs a key: add key: NAME, or write operator: Exists without a value")
+        return self
+
 
 class ClusterProfile(Section):
     """One cluster as runs see it."""
 
-    image: str = Field(pattern=r"^[A-Za-z0-9][^\s]*$")
+    file_keys: ClassVar = ("extends",)
+
+    image: Image
     """The trainer image, best by digest (NAME@sha256:...): a tag can change between two attempts."""
     pull_secrets: tuple[ObjectName, ...] = ()
     """Secrets for pulling it."""
@@ -109,7 +132,7 @@ class ClusterProfile(Section):
     """/dev/shm of one pod, for NCCL; must stay below memory."""
     gpu: Gpu | None = None
     """null: no GPUs; then only configs with gpus_per_node: 0 run here."""
-    rdma: dict[str, int] = Field(default_factory=dict)
+    rdma: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Extended resources for RDMA that each pod of a run on several nodes gets, e.g. {rdma/ib: 8}."""
     env: Env = Field(default_factory=dict)
     """Environment of every run, e.g. NCCL_SOCKET_IFNAME. A run config's own env wins."""

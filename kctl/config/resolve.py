@@ -4,8 +4,11 @@
 """
 
 import difflib
+import errno
 import os
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,10 @@ ENV_CONFIGS = "KCTL_CONFIGS"
 
 MAX_PARENTS = 10
 """Longest chain of `extends`: a longer one is not read by anybody."""
+
+
+MAX_NAMES = 10
+"""Most names in a message."""
 
 
 def shipped_configs() -> Path:
@@ -34,7 +41,11 @@ def config_folders() -> list[Path]:
 
 def find_config(argument: str) -> Path:
     """The file that `argument` means; NotFound names the nearest configs."""
-    return _find(argument, config_folders(), "config")
+    try:
+        return _find(argument, config_folders(), "config")
+    except NotFound:
+        _is_file(Path(argument))  # says what it is, if it is anything but a file
+        raise
 
 
 def find_profile(name: str, config: Path | None) -> Path:
@@ -43,12 +54,48 @@ def find_profile(name: str, config: Path | None) -> Path:
     return _find(name, [folder / "clusters" for folder in (*beside, *config_folders())], "cluster profile")
 
 
+@dataclass(frozen=True)
+class Layers:
+    """A file laid over the files that it extends: what came of it, and what each of them wrote, the file first."""
+
+    value: dict[str, Any]
+    files: list[tuple[Path, dict[str, Any]]]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the file itself writes."""
+        return self.files[0][1]
+
+    def where(self, place: tuple[str, ...]) -> str:
+        """The file, and the one that it has the field at `place` from."""
+        path = self.files[0][0]
+        writer = next((file for file, value in self.files if _writes(value, place)), None)
+        if writer == path or len(self.files) == 1:
+            return str(path)
+        return f"{path} (extends {(writer or self.files[1][0]).name})"
+
+
+def _writes(value: Any, place: tuple[str, ...]) -> bool:
+    for key in place:
+        if not isinstance(value, dict):
+            break  # a list or a scalar was written as a whole
+        if key not in value:
+            return False
+        value = value[key]
+    return True
+
+
 def read_with_parents(path: Path) -> dict[str, Any]:
     """The file's map, laid over the files that it extends. Maps merge key by key, everything else replaces."""
-    return _read(path, [])
+    return read_layers(path).value
 
 
-def _read(path: Path, chain: list[Path]) -> dict[str, Any]:
+def read_layers(path: Path, needs: str = "a run config needs name and train, or extends; see kctl schema") -> Layers:
+    """As read_with_parents, with what each file wrote; `needs` is said of a file that is no map."""
+    return _read(path, [], needs)
+
+
+def _read(path: Path, chain: list[Path], needs: str) -> Layers:
     here = [*chain, path.resolve()]
     names = " -> ".join(item.name for item in here)
     if path.resolve() in chain:
@@ -58,16 +105,19 @@ def _read(path: Path, chain: list[Path]) -> dict[str, Any]:
     value = read_yaml(path)
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"a {type(value).__name__}"
-        raise UsageError(f"{path}: must be a map of fields, got {found}; see kctl schema")
+        raise UsageError(f"{path}: must be a map of fields, got {found}; {needs}")
     parent = value.pop("extends", None)
     if parent is None:
-        return value
+        return Layers(dict(value), [(path, value)])
     if not isinstance(parent, str):
         raise UsageError(f"{path}: extends: must be the name of one config, got {parent!r}")
     nested = str(path.parent / parent) if "/" in parent else parent  # a path is relative to the file it stands in
-    base = _find(nested, [path.parent, *_relatives(path)], f"config that {path} extends")
-    below = _read(base, here)
-    return {**below, **{key: merged(below.get(key), given) for key, given in value.items()}}
+    try:
+        base = _find(nested, [path.parent, *_relatives(path)], "config")
+    except (NotFound, UsageError) as error:
+        raise UsageError(f"{path}: extends: {error}") from None
+    below = _read(base, here, needs)
+    return Layers(merged(below.value, value), [(path, value), *below.files])
 
 
 def _relatives(path: Path) -> list[Path]:
@@ -104,10 +154,20 @@ def _find(argument: str, folders: list[Path], what: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
+    """False where there is nothing; UsageError where there is something that is not a file one can read."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a surrogate: no file has it
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: with a surrogate, no file has it
         return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return False
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path}: is a directory: name one file in it")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path}: is no regular file: save it as one first")
+    return True
 
 
 def _normal(stem: str) -> str:
@@ -120,4 +180,6 @@ def _listed(folders: list[Path]) -> Iterator[Path]:
 
 
 def _names(paths: Iterator[Path]) -> str:
-    return ", ".join(dict.fromkeys(path.stem for path in paths)) or "none"
+    stems = list(dict.fromkeys(path.stem for path in paths))
+    more = f" and {len(stems) - MAX_NAMES} more" if len(stems) > MAX_NAMES else ""
+    return (", ".join(stems[:MAX_NAMES]) or "none") + more

@@ -5,7 +5,7 @@ load() is the way in: find the file, follow `extends`, apply `--set`, check ever
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,8 @@ from kctl.config.environment import Env
 from kctl.config.kubernetes_names import Label, ObjectName, RunPrefix
 from kctl.config.overrides import apply_set
 from kctl.config.profile import ClusterProfile
-from kctl.config.resolve import find_config, find_profile, read_with_parents
+from kctl.config.resolve import find_config, find_profile, read_layers
+from kctl.errors import NotFound, UsageError
 from trainer.schema.config import TrainConfig
 from trainer.schema.identity import run_name
 from trainer.schema.loading import validated
@@ -45,7 +46,8 @@ class ClusterSection(Section):
             raise ValueError("gpus_per_node 0 is a run on CPUs: add processes_per_node, e.g. 2")
         if self.gpus_per_node and self.processes_per_node is not None:
             raise ValueError(
-                "processes_per_node belongs to gpus_per_node: 0; with GPUs there is one rank a GPU: remove it"
+                "processes_per_node belongs to gpus_per_node: 0; with GPUs there is one rank a GPU: remove it "
+                "(or write processes_per_node: null if it is inherited)"
             )
         return self
 
@@ -62,6 +64,8 @@ class ClusterSection(Section):
 
 class RunConfig(Section):
     """One complete run."""
+
+    file_keys: ClassVar = ("extends",)
 
     name: RunPrefix
     """Start of the run's name, which ends in 8 hex digits of what it computes."""
@@ -116,17 +120,29 @@ class LoadedConfig:
 def load(config_argument: str, sets: list[str]) -> LoadedConfig:
     """The run config that a command line means, with its `--set`s, and its cluster profile.
 
-    NotFound (4) with the nearest names where there is none; UsageError or ConfigError (2) where it is wrong.
+    NotFound (4) with the nearest names where there is none; UsageError or ConfigError (2) where it is wrong, or names
+    a parent or a profile that is not there.
     """
     path = find_config(config_argument)
-    value = read_with_parents(path)
+    layers = read_layers(path)
+    value = layers.value
     for assignment in sets:
         apply_set(RunConfig, value, assignment)
-    config = validated(RunConfig, value, f"{path} with --set" if sets else str(path))
-    return LoadedConfig(config, load_profile(config.cluster.profile, path), path)
+        apply_set(RunConfig, layers.own, assignment)
+
+    def where(place: tuple[str, ...]) -> str:
+        return layers.where(place) + (" with --set" if sets else "")
+
+    config = validated(RunConfig, value, where)
+    try:
+        profile = load_profile(config.cluster.profile, path)
+    except NotFound as error:
+        raise UsageError(f"{where(('cluster', 'profile'))}: cluster.profile: {error}") from None
+    return LoadedConfig(config, profile, path)
 
 
 def load_profile(name: str, config: Path | None = None) -> ClusterProfile:
     """The cluster profile `name`, looked for beside `config` first. NotFound and ConfigError as load has them."""
     path = find_profile(name, config)
-    return validated(ClusterProfile, read_with_parents(path), str(path))
+    layers = read_layers(path, "a profile needs image and volumes: {models, data, runs}, each {claim: NAME}")
+    return validated(ClusterProfile, layers.value, layers.where)

@@ -42,8 +42,16 @@ def secret_problem(name: str, value: str) -> str | None:
 
 def name_problem(name: str) -> str | None:
     """Why `name` cannot be an environment variable of a run, or None."""
-    if not _NAME.fullmatch(name):
-        return f"{name!r} is no name of a variable: use letters, digits and _, not starting with a digit"
+    if _TOKENS.search(name) or not _NAME.fullmatch(name):
+        return f"{_before_value(name)} is no name of a variable: use letters, digits and _, not starting with a digit"
     if _RESERVED.fullmatch(name):
         return f"{name} is set by the operator, torchrun or kctl: remove it"
     return None
+
+
+def _before_value(name: str) -> str:
+    # NAME=VALUE and VALUE are written where a name belongs: what may be a value is not repeated.
+    plain = re.split(r"[=:\s]", name, maxsplit=1)[0]
+    if _TOKENS.search(plain) or _HEX_KEY.fullmatch(plain):
+        return "one of its keys"
+    return f"{plain!r}" if plain == name else f"what begins with {plain!r}"

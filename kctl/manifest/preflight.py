@@ -1,7 +1,7 @@
 """The operator's and Kubernetes' traps that can be seen on a rendered PyTorchJob, each a small function.
 
-The numbers are those of the preflight list that the product was built against; 11-15, 21 and 22 need a cluster.
-Refusals are what would break the run; warnings are what some clusters accept. Runs after pod_patch is merged.
+Needs no cluster: what only an API server can tell, `kctl submit --dry-run=server` asks it. Refusals are what would
+break the run; warnings are what some clusters accept. Runs after pod_patch is merged.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from kctl.backends.protocol import Manifest
 from kctl.config.kubernetes_names import LABEL_1035, quantity
 from kctl.config.secrets import secret_problem
 from kctl.errors import UsageError
-from trainer.schema.contract import CONTAINER, MAX_RUN_NAME
+from trainer.schema.contract import CONTAINER, ENV_GRACE_SECONDS, MAX_RUN_NAME
 
 Trap = Callable[[Manifest], str | None]
 
@@ -29,16 +29,16 @@ def check(job: Manifest) -> list[str]:
     return [problem for trap in WARNED if (problem := trap(job))]
 
 
-def trap_01_name(job: Manifest) -> str | None:
-    """Trap 1: pods and services are named after the job, and must stay DNS labels."""
+def trap_name(job: Manifest) -> str | None:
+    """Pods and services are named after the job, and must stay DNS labels."""
     name = job["metadata"]["name"]
     if len(name) > MAX_RUN_NAME or not LABEL_1035.fullmatch(name):
         return f"the run's name must be a DNS label of at most {MAX_RUN_NAME} characters: shorten name"
     return None
 
 
-def trap_02_enums(job: Manifest) -> str | None:
-    """Trap 2: the CRD has no enums; a misspelt policy is accepted and then means something else."""
+def trap_enums(job: Manifest) -> str | None:
+    """The CRD has no enums; a misspelt policy is accepted and then means something else."""
     for _, replica in _replicas(job):
         if replica["restartPolicy"] not in ("ExitCode", "OnFailure", "Never"):
             return f"restartPolicy {replica['restartPolicy']!r} is none that the operator knows"
@@ -50,8 +50,8 @@ def trap_02_enums(job: Manifest) -> str | None:
     )
 
 
-def trap_03_container(job: Manifest) -> str | None:
-    """Trap 3: the operator's webhook wants a container of this name, and kctl's command in it."""
+def trap_container(job: Manifest) -> str | None:
+    """The operator's webhook wants a container of this name, and kctl's command in it."""
     for _, replica in _replicas(job):
         named = [item for item in _pod(replica).get("containers", ()) if item["name"] == CONTAINER]
         if len(named) != 1 or "trainer.launch" not in named[0].get("command", ()):
@@ -59,16 +59,16 @@ def trap_03_container(job: Manifest) -> str | None:
     return None
 
 
-def trap_04_replicas(job: Manifest) -> str | None:
-    """Trap 4: one Master alone, or Workers alone: Workers beside a Master get an init container from Docker Hub."""
+def trap_replicas(job: Manifest) -> str | None:
+    """One Master alone, or Workers alone: Workers beside a Master get an init container from Docker Hub."""
     found = {name: replica["replicas"] for name, replica in _replicas(job)}
     if found == {"Master": 1} or (list(found) == ["Worker"] and found["Worker"] > 1):
         return None
     return f"replicas must be one Master, or two or more Workers alone, got {found}"
 
 
-def trap_05_processes(job: Manifest) -> str | None:
-    """Trap 5: nprocPerNode is text, and must be the number of GPUs, or ranks would share or miss them."""
+def trap_processes(job: Manifest) -> str | None:
+    """nprocPerNode is text, and must be the number of GPUs, or ranks would share or miss them."""
     processes = job["spec"]["nprocPerNode"]
     if not (isinstance(processes, str) and processes.isdigit()):
         return f"nprocPerNode must be a number in quotes, got {processes!r}"
@@ -80,30 +80,30 @@ def trap_05_processes(job: Manifest) -> str | None:
     return None
 
 
-def trap_06_elastic(job: Manifest) -> str | None:
-    """Trap 6: with elasticPolicy the job succeeds as soon as any worker does; standalone crashes torchrun."""
+def trap_elastic(job: Manifest) -> str | None:
+    """With elasticPolicy the job succeeds as soon as any worker does; standalone crashes torchrun."""
     return "elasticPolicy must be absent" if "elasticPolicy" in job["spec"] else None
 
 
-def trap_07_probes(job: Manifest) -> str | None:
-    """Trap 7: a readiness probe keeps worker-0's name out of DNS until it is ready, which it never gets."""
+def trap_probes(job: Manifest) -> str | None:
+    """A readiness probe keeps worker-0's name out of DNS until it is ready, which it never gets."""
     found = any("readinessProbe" in item for _, replica in _replicas(job) for item in _containers(replica))
     return "a readinessProbe stops the ranks from finding each other: remove it from pod_patch" if found else None
 
 
-def trap_08_lifetime(job: Manifest) -> str | None:
-    """Trap 8: `suspend` in a manifest undoes a cancel; a TTL makes GitOps train again in a loop."""
+def trap_lifetime(job: Manifest) -> str | None:
+    """`suspend` in a manifest undoes a cancel; a TTL makes GitOps train again in a loop."""
     found = [key for key in ("suspend", "ttlSecondsAfterFinished", "backoffLimit") if key in job["spec"]["runPolicy"]]
     return f"runPolicy.{found[0]} must be absent" if found else None
 
 
-def trap_09_clean(job: Manifest) -> str | None:
-    """Trap 9: None leaves pods on their GPUs when the job ends; All deletes the logs."""
+def trap_clean(job: Manifest) -> str | None:
+    """cleanPodPolicy None leaves pods on their GPUs when the job ends; All deletes the logs."""
     return None if job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running" else "cleanPodPolicy must be Running"
 
 
-def trap_10_restricted(job: Manifest) -> str | None:
-    """Trap 10: a namespace that enforces the restricted Pod Security Standard refuses the pod."""
+def trap_restricted(job: Manifest) -> str | None:
+    """A namespace that enforces the restricted Pod Security Standard refuses the pod."""
     for _, replica in _replicas(job):
         pod = _pod(replica)
         for problem in _not_restricted(pod):
@@ -131,8 +131,8 @@ def _not_restricted(pod: dict[str, Any]) -> Iterator[str]:
             yield f"container {name} keeps capabilities {', '.join(sorted(added))}".rstrip()
 
 
-def trap_16_shm(job: Manifest) -> str | None:
-    """Trap 16: the default /dev/shm of 64 MiB breaks NCCL; a larger one counts into the pod's memory."""
+def trap_shm(job: Manifest) -> str | None:
+    """The default /dev/shm of 64 MiB breaks NCCL; a larger one counts into the pod's memory."""
     for _, replica in _replicas(job):
         volumes = {item["name"]: item.get("emptyDir") or {} for item in _pod(replica).get("volumes", ())}
         mounted = [item["name"] for item in _main(replica).get("volumeMounts", ()) if item["mountPath"] == "/dev/shm"]
@@ -149,16 +149,16 @@ def trap_16_shm(job: Manifest) -> str | None:
     return None
 
 
-def trap_17_secrets(job: Manifest) -> str | None:
-    """Trap 17: who can read the job could read the token."""
+def trap_secrets(job: Manifest) -> str | None:
+    """Who can read the job could read the token."""
     for name, value in _literals(job):
         if problem := secret_problem(name, value):
             return f"env: {problem}"
     return None
 
 
-def trap_18_digest(job: Manifest) -> str | None:
-    """Trap 18: a tag can be pushed again between two attempts."""
+def trap_digest(job: Manifest) -> str | None:
+    """A tag can be pushed again between two attempts."""
     images = [str(item.get("image")) for _, replica in _replicas(job) for item in _containers(replica)]
     loose = [image for image in images if "@sha256:" not in image]
     return (
@@ -166,8 +166,8 @@ def trap_18_digest(job: Manifest) -> str | None:
     )
 
 
-def trap_19_environment(job: Manifest) -> str | None:
-    """Trap 19: the operator appends its own variables after ours, and wins; a name set twice hides the first."""
+def trap_environment(job: Manifest) -> str | None:
+    """The operator appends its own variables after ours, and wins; a name set twice hides the first."""
     nodes = str(sum(replica["replicas"] for _, replica in _replicas(job)))
     for _, replica in _replicas(job):
         for item in _containers(replica):
@@ -182,11 +182,11 @@ def trap_19_environment(job: Manifest) -> str | None:
     return None if told <= {nodes} else f"PET_NNODES must be {nodes}, the number of pods"
 
 
-def trap_20_grace(job: Manifest) -> str | None:
-    """Trap 20: between SIGTERM and SIGKILL a step ends and a checkpoint is saved."""
+def trap_grace(job: Manifest) -> str | None:
+    """Between SIGTERM and SIGKILL a step ends and a checkpoint is saved."""
     for _, replica in _replicas(job):
         grace = _pod(replica).get("terminationGracePeriodSeconds", 30)
-        told = {value for name, value in _literals(job) if name == "TRAINER_GRACE_SECONDS"}
+        told = {value for name, value in _literals(job) if name == ENV_GRACE_SECONDS}
         if grace < SHORTEST_GRACE or told != {str(grace)}:
             return (
                 f"terminationGracePeriodSeconds must be >= {SHORTEST_GRACE} and is told to the trainer, got {grace}: "
@@ -196,21 +196,21 @@ def trap_20_grace(job: Manifest) -> str | None:
 
 
 REFUSED: tuple[Trap, ...] = (
-    trap_01_name,
-    trap_02_enums,
-    trap_03_container,
-    trap_04_replicas,
-    trap_05_processes,
-    trap_06_elastic,
-    trap_07_probes,
-    trap_08_lifetime,
-    trap_09_clean,
-    trap_16_shm,
-    trap_17_secrets,
-    trap_19_environment,
-    trap_20_grace,
+    trap_name,
+    trap_enums,
+    trap_container,
+    trap_replicas,
+    trap_processes,
+    trap_elastic,
+    trap_probes,
+    trap_lifetime,
+    trap_clean,
+    trap_shm,
+    trap_secrets,
+    trap_environment,
+    trap_grace,
 )
-WARNED: tuple[Trap, ...] = (trap_10_restricted, trap_18_digest)
+WARNED: tuple[Trap, ...] = (trap_restricted, trap_digest)
 
 
 def _replicas(job: Manifest) -> list[tuple[str, dict[str, Any]]]:

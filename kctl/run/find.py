@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from kctl import console
 from kctl.backends import open_backend
-from kctl.backends.protocol import Backend
+from kctl.backends.protocol import Backend, Manifest
 from kctl.errors import KctlError, NotFound, TimedOut, UsageError
 from kctl.run.job import Job, job_view
 from trainer.errors import TrainerError
 from trainer.schema.contract import LABEL_CONFIG
 
+BEYOND_GRACE = 60.0
+"""Seconds that the end of a run's pods may take after their grace."""
 _WATCH_SECONDS = 60.0
 _TURN = 0.2
 
@@ -102,12 +104,23 @@ def run_of_config(text: str) -> str | None:
         return None
 
 
+def viewed(backend: Backend, job: Manifest) -> Job:
+    """The run of `job` with its pods as they are now."""
+    return job_view(job, backend.list_pods(job["metadata"]["name"]))
+
+
+def look(backend: Backend, run: str) -> Job | None:
+    """The run as it is now; None where there is none of that name."""
+    job = backend.get_job(run)
+    return None if job is None else viewed(backend, job)
+
+
 def view_of(backend: Backend, run: str) -> Job:
     """The run as it is now; NotFound where it is gone."""
-    job = backend.get_job(run)
-    if job is None:
+    view = look(backend, run)
+    if view is None:
         raise NotFound(f"run {run} is gone: somebody deleted it; submit again to resume")
-    return job_view(job, backend.list_pods(run))
+    return view
 
 
 def until_settled(backend: Backend, run: str, timeout: float | None) -> Job:
@@ -118,7 +131,7 @@ def until_settled(backend: Backend, run: str, timeout: float | None) -> Job:
         for job in backend.watch_job(run, min(left, _WATCH_SECONDS)):
             if job is None:
                 break
-            view = job_view(job, backend.list_pods(run))
+            view = viewed(backend, job)
             if view.settled:
                 return view
             if view.phase.finished:  # its pods are stopping, which changes the pods and not the job

@@ -29,15 +29,11 @@ _PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|n
 
 @dataclass(frozen=True)
 class Step:
-    """One log line of the trainer: `step=100/1000 loss=1.2345 lr=2.0e-04 ... eta_s=5400`."""
+    """What kctl takes from a log line of the trainer: `step=100/1000 loss=1.2345 lr=2.0e-04 ... eta_s=5400`."""
 
     step: int
     steps: int
     loss: float
-    lr: float | None = None
-    grad_norm: float | None = None
-    tokens_per_s: float | None = None
-    mem_gib: float | None = None
     eta_s: float | None = None
 
 
@@ -45,7 +41,6 @@ class Step:
 class Message:
     """A pod's termination message, as far as it says something."""
 
-    phase: str | None = None
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
@@ -107,8 +102,7 @@ def parse_step_line(text: str) -> Step | None:
     pairs = {name: float(value) for name, value in _PAIR.findall(text[first.end() :])}
     if "loss" not in pairs:
         return None
-    known = {name: pairs[name] for name in Step.__dataclass_fields__ if name in pairs and name not in ("step", "steps")}
-    return Step(step=int(first[1]), steps=int(first[2]), **known)
+    return Step(step=int(first[1]), steps=int(first[2]), loss=pairs["loss"], eta_s=pairs.get("eta_s"))
 
 
 def parse_message(text: str) -> Message:
@@ -120,7 +114,6 @@ def parse_message(text: str) -> Message:
     if not isinstance(value, dict):
         return Message(sentence=text.strip().splitlines()[-1][:500] if text.strip() else None)
     return Message(
-        phase=_text(value.get("phase")),
         step=_whole(value.get("step")),
         steps=_whole(value.get("steps")),
         loss=_number(value.get("loss")),

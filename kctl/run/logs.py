@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 from kctl.backends.protocol import Backend
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
-from kctl.run.job import Job, PodView, job_view, parse_step_line
+from kctl.run.find import look
+from kctl.run.job import Job, PodView, parse_step_line
 
 _POLL_SECONDS = 0.5
 _LAST_SECONDS = 60.0
@@ -109,7 +110,7 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], si
     threads: dict[str, threading.Thread] = {}
     try:
         while True:
-            job = _look(backend, run)
+            job = look(backend, run)
             settled = job is None or job.settled
             for pod in job.pods if job else ():
                 if wanted(pod) and pod.name not in threads:
@@ -126,11 +127,6 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], si
                 return
     finally:
         over.set()
-
-
-def _look(backend: Backend, run: str) -> Job | None:
-    job = backend.get_job(run)
-    return None if job is None else job_view(job, backend.list_pods(run))
 
 
 def _arrived(lines: "queue.Queue[LogLine | KctlError]", deadline: float) -> Iterator[LogLine]:

@@ -27,7 +27,7 @@ class Decision(StrEnum):
 
 
 def decide(existing: Job | None, manifest_sha256: str) -> Decision:
-    """The table of the design: the run's phase against the manifest that would be submitted."""
+    """By the phase of the run that is there, and whether it has the manifest that would be submitted."""
     if existing is None:
         return Decision.CREATE
     if existing.phase is Phase.SUCCEEDED:

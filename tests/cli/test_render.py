@@ -145,8 +145,9 @@ def test_gpus_need_a_profile_with_gpus() -> None:
         render(config(), profile(gpu=None), None)
 
 
-def test_a_namespace_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["render", "lora_di3", "-n", "Not_One"]) == 2
+@pytest.mark.parametrize("words", ["render lora_di3", "submit lora_di3 --dry-run=client", "status x"])
+def test_a_namespace_must_be_one(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words.split(), "-n", "Not_One"]) == 2
     assert "error: --namespace: must be a DNS label" in capsys.readouterr().err
 
 

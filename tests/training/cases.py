@@ -25,10 +25,10 @@ from trainer.batches import build_batch, plan_step
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import accumulate
 from trainer.pod.ownership import Owner
-from trainer.publish import resume
 from trainer.run import Run
 from trainer.schema import contract
 from trainer.schema.loading import read_run_file
+from trainer.state import resume
 from trainer.train import export, fit, setup
 
 OWNER = Owner(pod_uid="cases", attempt=1, counter=0, host="here", pid=1, started=1)

@@ -19,7 +19,7 @@ from trainer.dataset.tokenizer import control_tokens, load_tokenizer
 ODD = (
     "{%- for message in messages %}\n  {% if loop.index0 > 3 %}{% break %}{% endif %}\n"
     "  {% generation %}{{ message | tojson }}{% endgeneration %}\n{% endfor -%}\n"
-    "{{ strftime_now('%Y') }}{{ {'a': \"<'\u00e9>\"} | tojson(indent=2) }}{{ eos_token }}{{ pad_token }}"
+    "{{ {'a': \"<'\u00e9>\"} | tojson(indent=2) }}{{ eos_token }}{{ pad_token }}"
     "{{ tools is none }}{{ documents is none }}{{ unk_token is defined }}"
 )
 """What templates use now and then: white space control, break, generation, filters, globals, named tokens."""

@@ -30,7 +30,8 @@ from trainer.pod.ranks import TORCHRUN, descendants
 OUT_OF_MEMORY = """
 import os, sys
 from trainer.pod import outcome
-outcome.report(4, "needs 90 GiB, has 80", 2)
+outcome.progress(2, 7, 1.5, None)
+outcome.report(4, "needs 90 GiB, has 80")
 sys.exit(1)
 """
 CRASH = "import os; os.kill(os.getpid(), 9)"

@@ -138,6 +138,14 @@ def test_constraints_pin_what_pyproject_asks_for() -> None:
         assert pinned and requirement.specifier.contains(Version(pinned)), f"{requirement}: pinned to {pinned}"
 
 
+def test_the_import_contract_of_kctl_names_every_other_module_of_the_trainer() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (one for one in project["tool"]["importlinter"]["contracts"] if one["source_modules"] == ["kctl"])
+    files = [*ROOT.glob("trainer/*.py"), *(one.parent for one in ROOT.glob("trainer/*/__init__.py"))]
+    modules = {f"trainer.{file.stem}" for file in files if file.stem != "__init__"}
+    assert modules - set(contract["forbidden_modules"]) == {"trainer.schema", "trainer.errors", "trainer.dataset"}
+
+
 def test_dockerfile() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     stages = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]

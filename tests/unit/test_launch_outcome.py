@@ -44,7 +44,7 @@ def expected(words: dict[int, ExitCode], ending: Ending) -> ExitCode:
 def test_every_combination() -> None:
     for first, second, asked, status, (node, nodes) in CASES:
         said = {rank: code for rank, code in enumerate((first, second)) if code is not None}
-        words = {rank: Outcome(code, f"rank {rank} says {code.name}", rank) for rank, code in said.items()}
+        words = {rank: Outcome(code, f"rank {rank} says {code.name}") for rank, code in said.items()}
         ending = Ending(status, asked, node, nodes)
         found = decide(words, ending, trained=False)
         assert found.code is expected(said, ending), (first, second, ending)
@@ -70,15 +70,15 @@ def test_a_rank_that_was_killed_is_said_to_be_silent() -> None:
 def test_ranks_write_and_the_launcher_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV_OUTCOMES, str(tmp_path))
     monkeypatch.setenv("RANK", "3")
-    outcome.report(5, "the loss is no number", 12)
+    outcome.report(5, "the loss is no number")
     outcome.progress(12, 100, float("inf"), 2.5)
     outcome.success({"step": 100, "before": {"loss": float("nan")}, "best_step": None})
     words, progress = read_outcomes(tmp_path)
-    assert words[3] == Outcome(ExitCode.DIVERGED, "the loss is no number", 12)
+    assert words[3] == Outcome(ExitCode.DIVERGED, "the loss is no number")
     assert words[0].summary == {"step": 100, "before": {"loss": None}, "best_step": None}
     assert progress == {"step": 12, "steps": 100, "loss": None, "eval_loss": 2.5}
     monkeypatch.delenv(ENV_OUTCOMES)
-    outcome.report(5, "by hand there is nobody to tell", None)
+    outcome.report(5, "by hand there is nobody to tell")
 
 
 def test_whatever_stands_in_the_files(tmp_path: Path) -> None:

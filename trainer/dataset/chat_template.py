@@ -6,7 +6,6 @@ No code of the model folder runs: jinja2's immutable sandbox, the same filters a
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -101,7 +100,8 @@ def compile_template(source: str) -> Any:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    # No strftime_now: today's date in the prompts would make tomorrow's resume train other tokens. Templates that
+    # know it fall back to a date of their own.
     return environment.from_string(source)
 
 

@@ -4,6 +4,7 @@ FOLDER/{train,validation}/{tokens.bin int32, kinds.bin uint8, starts.bin int64, 
 report.json. The folder appears by rename.
 """
 
+import hashlib
 import json
 import mmap
 import os
@@ -35,6 +36,13 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def digest(self) -> str:
+        """sha256 over ids, tokens and kinds: equal where exactly the same is trained."""
+        found = hashlib.sha256("\n".join(self.ids).encode())
+        for part in (self._starts, self._tokens, self._kinds):
+            found.update(part)
+        return found.hexdigest()
 
     def length(self, i: int) -> int:
         """Tokens of item i."""

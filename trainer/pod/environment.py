@@ -41,9 +41,9 @@ def read_pod(environ: Mapping[str, str]) -> Pod:
         nodes=int(_number(environ, "PET_NNODES", 1)),
         grace=_number(environ, contract.ENV_GRACE_SECONDS, 300.0),
         max_seconds=hours * 3600 if hours > 0 else None,
-        models=Path(environ.get(contract.ENV_MODELS) or contract.MODELS_MOUNT),
-        data=Path(environ.get(contract.ENV_DATA) or contract.DATA_MOUNT),
-        runs=Path(environ.get(contract.ENV_RUNS) or contract.RUNS_MOUNT).absolute(),
+        models=contract.mounted(contract.ENV_MODELS, environ),
+        data=contract.mounted(contract.ENV_DATA, environ),
+        runs=contract.mounted(contract.ENV_RUNS, environ).absolute(),
     )
     if pod.node >= pod.nodes:
         raise ConfigError(f"PET_NODE_RANK={pod.node} with PET_NNODES={pod.nodes}: ranks of nodes count from 0")

@@ -1,6 +1,5 @@
 """One node's share of an attempt: its ranks, run once, and once more with less memory if the GPU had too little."""
 
-import json
 import os
 import shutil
 import time
@@ -8,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.atomic import named_errors, write_json
+from trainer.atomic import named_errors, read_object, write_json
 from trainer.pod.environment import Pod
 from trainer.pod.outcome import PREEMPTED, TIME_LIMIT, Ending, Outcome, decide, read_outcomes
 from trainer.pod.ownership import Ownership
@@ -84,8 +83,4 @@ def run_once(
 
 def read_plan(folder: RunFolder) -> int:
     """The memory plan's level that the run needs by what is known so far: 0 or 1."""
-    try:
-        value = json.loads(folder.plan.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return 0
-    return 1 if isinstance(value, dict) and value.get("level") == 1 else 0
+    return 1 if read_object(folder.plan).get("level") == 1 else 0

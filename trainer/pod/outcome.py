@@ -4,7 +4,6 @@ The ranks write (report, success, progress), the launcher reads and decides. tor
 whether anything went wrong. All files are node-local.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.atomic import write_json
+from trainer.atomic import read_object, write_json
 from trainer.errors import TrainerError
 from trainer.schema.contract import ENV_OUTCOMES, ExitCode
 
@@ -24,15 +23,16 @@ SILENT = "a rank ended without a word (killed? out of host memory?); its last li
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of an attempt: exit code, one sentence, the step reached, and what the run came to."""
+    """The end of an attempt: exit code, one sentence, and what the run came to."""
 
     code: ExitCode
     sentence: str
-    step: int | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     """What rank 0 said at success."""
     progress: dict[str, Any] = field(default_factory=dict)
     """step, steps, loss, eval_loss as rank 0 last wrote them."""
+    attempt: int | None = None
+    """Number of the attempt that ended so; None where none began."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,14 @@ class Ending:
     """A dry run, whose exit status says it all."""
 
 
-def report(code: int, sentence: str, step: int | None) -> None:
+def report(code: int, sentence: str) -> None:
     """A rank's last word, for the launcher of its node; without a launcher nothing is written."""
-    _tell(f"rank-{os.environ.get('RANK', '0')}.json", {"code": int(code), "sentence": sentence, "step": step})
+    _tell(f"rank-{os.environ.get('RANK', '0')}.json", {"code": int(code), "sentence": sentence})
 
 
 def success(summary: Mapping[str, Any]) -> None:
     """Rank 0 is done and everything is published; `summary` goes into result.json."""
-    value = {"code": 0, "sentence": "the run is done", "step": summary.get("step"), "summary": finite(dict(summary))}
-    _tell("rank-0.json", value)
+    _tell("rank-0.json", {"code": 0, "sentence": "the run is done", "summary": finite(dict(summary))})
 
 
 def progress(step: int, steps: int, loss: float, eval_loss: float | None) -> None:
@@ -89,26 +88,17 @@ def read_outcomes(folder: Path) -> tuple[dict[int, Outcome], dict[str, Any]]:
     """What the ranks of this node wrote: last words by rank, and rank 0's progress (empty if none)."""
     words = {}
     for path in folder.glob("rank-*.json"):
-        rank, value = path.stem.removeprefix("rank-"), _object(path)
-        code, step = value.get("code"), value.get("step")
+        rank, value = path.stem.removeprefix("rank-"), read_object(path)
+        code = value.get("code")
         if rank.isdigit() and isinstance(code, int):
             known = ExitCode(code) if code in list(ExitCode) else ExitCode.UNKNOWN
             summary = value.get("summary")
             words[int(rank)] = Outcome(
                 known,
                 str(value.get("sentence", "")),
-                step if isinstance(step, int) else None,
                 summary if isinstance(summary, dict) else {},
             )
-    return words, finite(_object(folder / "progress.json"))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return words, finite(read_object(folder / "progress.json"))
 
 
 def decide(words: Mapping[int, Outcome], ending: Ending, trained: bool) -> Outcome:
@@ -154,6 +144,6 @@ def _failed(by_rank: list[Outcome], ending: Ending, trained: bool) -> Outcome:
         if not trained and (ending.unjoined or any(word.code is ExitCode.RENDEZVOUS for word in gone)):
             return Outcome(ExitCode.RENDEZVOUS, f"not all {ending.nodes} nodes joined; starting again")
         if gone:
-            return Outcome(ExitCode.PEER_LOST, f"another node is gone: {gone[0].sentence}", gone[0].step)
+            return Outcome(ExitCode.PEER_LOST, f"another node is gone: {gone[0].sentence}")
     # On one node a lost peer is a rank of this pod that could not even say why.
     return Outcome(ExitCode.UNKNOWN, SILENT)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.atomic import write_json
+from trainer.atomic import read_object, write_json
 from trainer.pod.outcome import Outcome, finite
 from trainer.pod.ownership import Ownership
 from trainer.schema.contract import MANIFEST, TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, Phase, RunFolder
@@ -15,20 +15,11 @@ from trainer.schema.contract import MANIFEST, TERMINATION_LIMIT, TERMINATION_LOG
 
 def done_already(folder: RunFolder, run: str) -> Outcome | None:
     """The success on record, where the adapter is there too; None where there is work to do."""
-    result = read_result(folder)
+    result = read_object(folder.result)
     if result.get("phase") != Phase.SUCCEEDED or not (folder.adapter / MANIFEST).is_file():
         return None
     sentence = f"{run} has succeeded already; nothing to do: kctl pull {run}"
-    return Outcome(ExitCode.SUCCEEDED, sentence, result.get("step"), progress=result)
-
-
-def read_result(folder: RunFolder) -> dict[str, Any]:
-    """result.json, or {} where there is none that makes sense."""
-    try:
-        value = json.loads(folder.result.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return Outcome(ExitCode.SUCCEEDED, sentence, progress=result)
 
 
 def phase_of(code: ExitCode) -> Phase:
@@ -40,9 +31,10 @@ def phase_of(code: ExitCode) -> Phase:
 
 def message_of(outcome: Outcome) -> dict[str, Any]:
     """Phase, code, sentence and where the run stood: common to result.json and the termination message."""
-    where = {name: outcome.progress.get(name) for name in ("step", "steps", "loss", "eval_loss")}
-    if outcome.step is not None:
-        where["step"] = outcome.step
+    known = {**outcome.summary, **outcome.progress}
+    where = {name: known.get(name) for name in ("step", "steps", "loss", "eval_loss")}
+    if outcome.attempt is not None:
+        where["attempt"] = outcome.attempt
     return {"phase": phase_of(outcome.code), "code": int(outcome.code), "sentence": outcome.sentence, **where}
 
 

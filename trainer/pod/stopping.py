@@ -10,6 +10,9 @@ from types import FrameType
 from trainer.errors import Preempted
 from trainer.pod.outcome import PREEMPTED
 
+SAVE_SECONDS = 3600.0
+"""How long ranks may take to save after max_hours: full-parameter states are hundreds of gigabytes."""
+
 
 class Stop:
     """Set by signals and by the time limit, read by the loop that waits for the ranks."""
@@ -44,14 +47,19 @@ class Stop:
             raise Preempted("told to stop before training began; submit again to continue")
 
     @property
+    def _patience(self) -> float:
+        """Seconds from `since` to the end. Nobody kills the pod when max_hours is over: large states get their time."""
+        return self.grace if self._signals else max(self.grace, SAVE_SECONDS)
+
+    @property
     def terminate_at(self) -> float:
         """When ranks that did not obey get SIGTERM: 15 s before the end of the grace (half of a short one)."""
-        return self.since if self.at_once else self.since + self.grace - min(15.0, self.grace / 2)
+        return self.since if self.at_once else self.since + self._patience - min(15.0, self.grace / 2)
 
     @property
     def kill_at(self) -> float:
         """When nothing but SIGKILL is left: 3 s before the end of the grace (a fifth of a very short one)."""
-        return self.since + self.grace - min(3.0, self.grace / 5)
+        return self.since + self._patience - min(3.0, self.grace / 5)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -68,5 +68,7 @@ class TrainConfig(Section):
         if self.method == "lora" and self.lora is None:
             raise ValueError("method lora needs a lora section: add lora: {rank: 64}")
         if self.method == "full" and self.lora is not None:
-            raise ValueError("method full trains every parameter: remove the lora section")
+            raise ValueError(
+                "method full trains every parameter: remove the lora section (or write lora: null if it is inherited)"
+            )
         return self

@@ -4,6 +4,7 @@ Neither side spells one of these out a second time. Imports nothing but the stan
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -73,8 +74,6 @@ ENV_TERMINATION_LOG = "TRAINER_TERMINATION_LOG"
 # Environment that the launcher sets and the ranks read, on one node.
 ENV_RUN_FOLDER = "TRAINER_RUN_FOLDER"
 """Absolute path of the run's folder on the runs volume."""
-ENV_ATTEMPT = "TRAINER_ATTEMPT"
-"""Number of this attempt, from 1."""
 ENV_OWNER = "TRAINER_OWNER"
 """JSON {"pod_uid", "attempt"}: rank 0 compares it with owner.json before every rename."""
 ENV_PREPARED = "TRAINER_PREPARED"
@@ -91,9 +90,19 @@ TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LIMIT = 3072
 """Bytes of a termination message (Kubernetes keeps 4096)."""
 MODELS_MOUNT, DATA_MOUNT, RUNS_MOUNT = "/models", "/data", "/runs"
+_MOUNTS = {ENV_MODELS: MODELS_MOUNT, ENV_DATA: DATA_MOUNT, ENV_RUNS: RUNS_MOUNT}
+
+
+def mounted(variable: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Root of the volume that `variable` (ENV_MODELS, ENV_DATA, ENV_RUNS) names: a local run maps folders."""
+    return Path(environ.get(variable) or _MOUNTS[variable])
+
+
 CONTAINER = "pytorch"
 """The operator's webhook accepts no other container name."""
 MASTER_PORT = 23456
+READER_PORT = 8479
+"""Where trainer.reader listens in its pod, on 127.0.0.1."""
 
 LABEL_RUN = "kctl.dev/run"
 LABEL_CONFIG = "kctl.dev/config"
@@ -168,8 +177,3 @@ class RunFolder:
 
 MANIFEST = "MANIFEST.json"
 """In every adapter folder: {"files": {name: {"size": bytes, "sha256": hex}}}."""
-
-
-def run_folder(run: str) -> RunFolder:
-    """The run's folder below the runs volume of this pod (or of this local run)."""
-    return RunFolder(Path(os.environ.get(ENV_RUNS, RUNS_MOUNT)) / run)

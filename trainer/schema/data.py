@@ -103,5 +103,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _prompt_needs_chameleons(self) -> Self:
         if self.prompt is not None and self.format != "chameleons":
-            raise ValueError(f"prompt belongs to format chameleons, not {self.format}: remove it")
+            raise ValueError(
+                f"prompt belongs to format chameleons, not {self.format}: remove it "
+                "(or write prompt: null if it is inherited)"
+            )
         return self

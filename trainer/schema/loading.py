@@ -4,6 +4,8 @@ Also the run file: the one JSON document that travels from kctl to the launcher.
 """
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,43 +15,29 @@ from pydantic import BaseModel, ValidationError
 from trainer.errors import ConfigError
 from trainer.schema.config import TrainConfig
 from trainer.schema.identity import train_hash
+from trainer.schema.sentences import first_of, location, sentence
 
 Loaded = TypeVar("Loaded", bound=BaseModel)
 
-_BOUNDS = {
-    "greater_than_equal": ">= {ge}",
-    "greater_than": "> {gt}",
-    "less_than_equal": "<= {le}",
-    "less_than": "< {lt}",
-}
+Where = Callable[[tuple[str, ...]], str]
+"""From a field's place to the file that wrote it."""
 
 
-def validated(model: type[Loaded], value: Any, where: str, prefix: str = "") -> Loaded:
+def validated(model: type[Loaded], value: Any, where: str | Where, prefix: str = "") -> Loaded:
     """`value` as `model`; ConfigError names file, field, value and remedy of the first thing that is wrong."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, where, prefix)) from None
+        found, more = first_of(error)
+        file = where if isinstance(where, str) else where(_written_at(found))
+        raise ConfigError(f"{file}: {sentence(found, prefix)}{more}") from None
 
 
-def _sentence(error: ValidationError, where: str, prefix: str) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
-    kind, given = first["type"], first.get("input")
-    if kind in _BOUNDS:
-        problem = f"must be {_BOUNDS[kind].format(**first['ctx'])}, got {given}"
-    elif kind == "missing":
-        problem = "is missing"
-    elif kind in ("unknown_key", "refused", "bool_as_number"):
-        problem = first["msg"]
-    elif kind == "value_error":
-        problem = first["msg"].removeprefix("Value error, ")
-    else:
-        shown = json.dumps(given, default=str, ensure_ascii=False)
-        problem = f"{first['msg'].replace('Input should', 'should')}, got {shown[:80]}"
-    more = error.error_count() - 1
-    tail = f" (and {more} more)" if more else ""
-    return f"{where}: {field + ': ' if field else ''}{problem}{tail}"
+def _written_at(found: Any) -> tuple[str, ...]:
+    # A rule that spans sections names its field at the start of its sentence; an unknown key is no field yet.
+    named = re.match(r"Value error, ([a-z_]+(?:\.[a-z_]+)+): ", found["msg"])
+    key = found.get("ctx", {}).get("key")
+    return tuple(named[1].split(".")) if named else location(found) + ((str(key),) if key else ())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What is trained and how the optimiser moves it."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,8 @@ class Hub(Section):
 class Model(Section):
     """The frozen base model: exactly one of path and hub."""
 
+    shorthand: ClassVar = "path"
+
     path: RelativePath | None = None
     """A folder below the models volume with config.json, tokenizer.json and *.safetensors."""
     hub: Hub | None = None
@@ -27,7 +29,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.path is None) == (self.hub is None):
+        if self.path is not None and self.hub is not None:
+            raise ValueError(
+                "needs exactly one of path and hub: remove one (or write path: null or hub: null if it is inherited)"
+            )
+        if self.path is None and self.hub is None:
             raise ValueError('needs exactly one of path and hub: write path: "NAME" below the models volume')
         return self
 
@@ -37,6 +43,8 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 class Lora(Section):
     """Low-rank adapters. `rank` acts on linear layers, `expert_rank` on a mixture's fused experts."""
+
+    shorthand: ClassVar = "rank"
 
     rank: int = Field(ge=1, le=1024)
     """Rank on linear layers: attention, dense MLP, shared experts."""
@@ -114,5 +122,7 @@ class Optim(Section):
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("set warmup_steps or warmup_ratio, not both")
+            raise ValueError(
+                "set warmup_steps or warmup_ratio, not both: remove one (or write NAME: null if it is inherited)"
+            )
         return self

@@ -1,7 +1,7 @@
 """How a run is operated. Nothing here changes what is computed, so none of it names the run."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -17,6 +17,8 @@ def parse_every(text: str) -> tuple[float, Literal["seconds", "steps"]]:
         raise ValueError(f"write a positive time or count like '15 min', '1 h', '30 s' or '100 steps', got {text!r}")
     number, unit = float(match[1]), match[2]
     if unit == "steps":
+        if number != int(number):
+            raise ValueError(f"write a whole number of steps, got {text!r}")
         return number, "steps"
     return number * {"s": 1, "min": 60, "h": 3600}[unit], "seconds"
 
@@ -35,6 +37,8 @@ def _auto_or_tokens(value: object) -> object:
 
 class Checkpoint(Section):
     """Resumable state on the runs volume."""
+
+    shorthand: ClassVar = "every"
 
     every: Annotated[str, AfterValidator(_checked)] = "15 min"
     """'15 min', '1 h', '30 s' or '100 steps'. One is also written at every stop."""
@@ -55,6 +59,8 @@ class Wandb(Section):
     """Weights & Biases, only if asked for. The key comes from cluster.env by secret reference.
     Needs the package: `pip install kctl[wandb]`; the image has it."""
 
+    shorthand: ClassVar = "project"
+
     project: str = Field(min_length=1)
     """Project name."""
     mode: Literal["offline", "online"] = "offline"
@@ -65,7 +71,7 @@ class Ops(Section):
     """May change between a run's attempts."""
 
     max_tokens: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_tokens)] = "auto"
-    """Ceiling of a packed row in tokens; auto: from the memory and the longest item."""
+    """Ceiling of a packed row in tokens, at least the longest item; auto: 8192 on a GPU, 1024 on a CPU."""
     recompute: Literal["auto", "none", "full"] = "auto"
     """Activations recomputed in the backward pass. auto: full on a GPU, none on a CPU."""
     kernels: Literal["auto", "reference"] = "auto"

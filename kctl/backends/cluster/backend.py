@@ -8,18 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import lines
+from kctl.backends.cluster.reader import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.protocol import Manifest, RunFiles
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
-
-if TYPE_CHECKING:
-    from kctl.config.profile import ClusterProfile
 
 RESOURCES = {
     ("v1", "ConfigMap"): ("/api/v1", "configmaps"),
@@ -30,16 +28,15 @@ RESOURCES = {
 
 MANAGER = {"fieldManager": "kctl"}
 KUEUE = "/apis/kueue.x-k8s.io"
-LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 class Cluster:
-    """One namespace of one cluster: what is named, else what the profile says, else the kube config's own."""
+    """One namespace of one cluster: what is named, else the kube config's own."""
 
-    def __init__(self, namespace: str | None, context: str | None, profile: "ClusterProfile | None" = None) -> None:
-        self._namespace = namespace or (profile.namespace if profile else None)
-        self._context = context or (profile.context if profile else None)
+    def __init__(self, namespace: str | None, context: str | None) -> None:
+        self._namespace = namespace
+        self._context = context
 
     @cached_property
     def _connection(self) -> Connection:

@@ -18,9 +18,8 @@ from kctl.backends.cluster.tunnel import Tunnel
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.protocol import Manifest, RunFiles
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut, Unreachable
+from trainer.schema.contract import READER_PORT
 
-PORT = 8479
-"""trainer.reader's."""
 CHUNK = 2**20
 START_SECONDS = 120.0
 """For a reader pod to be scheduled and its image pulled; the run's pods have the same image."""
@@ -60,7 +59,7 @@ class ClusterFiles:
 
     def names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty where it does not exist."""
-        with Tunnel(self._api, self._pod_path, PORT) as tunnel:
+        with Tunnel(self._api, self._pod_path, READER_PORT) as tunnel:
             response = self._get(tunnel, f"/names/{quote(folder)}", "")
             try:
                 found: Any = json.loads(response.read())
@@ -72,7 +71,7 @@ class ClusterFiles:
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `offset` on. NotFound if it is not there, Unreachable where it is cut."""
-        with Tunnel(self._api, self._pod_path, PORT) as tunnel:
+        with Tunnel(self._api, self._pod_path, READER_PORT) as tunnel:
             response = self._get(tunnel, f"/files/{quote(path)}", f"Range: bytes={offset}-\r\n" if offset else "")
             if response.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return

@@ -59,7 +59,7 @@ def _from_files(files: str, wanted: str | None) -> Connection:
 
     configuration = Configuration()
     try:
-        contexts, active = _contexts(files, wanted, list_kube_config_contexts)
+        contexts, active = _contexts(files, list_kube_config_contexts)
         name = wanted or active
         chosen = contexts.get(name or "")
         if name is None or chosen is None:
@@ -73,7 +73,7 @@ def _from_files(files: str, wanted: str | None) -> Connection:
     return Connection(configuration, name, str(chosen.get("namespace") or "default"))
 
 
-def _contexts(files: str, wanted: str | None, listing: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
+def _contexts(files: str, listing: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
     """Contexts by name and the active one; None where the file names none or names one that is not there."""
     from kubernetes.config import ConfigException
     from kubernetes.config.kube_config import KubeConfigMerger

@@ -6,7 +6,7 @@ channel repeats the port as two bytes.
 """
 
 import io
-from typing import Any, TypeAlias
+from typing import Any
 
 from kctl.backends.cluster.api import READ_SECONDS, Api
 from kctl.backends.cluster.errors import cut, from_status, from_transport
@@ -14,8 +14,6 @@ from kctl.errors import Unreachable
 
 PROTOCOL = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1
-
-Buffer: TypeAlias = bytearray | memoryview
 
 
 class Channels:

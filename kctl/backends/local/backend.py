@@ -79,12 +79,12 @@ class Local:
 
     def get_job(self, run: str) -> Manifest | None:
         """The job, with Failed added where its supervisor died before the end."""
-        folder = self._run(run)
-        job = _job(folder)
-        if job is None or _over(job) or _supervised(folder):
+        place = self._run(run)
+        job = _job(place)
+        if job is None or _over(job) or _supervised(place):
             return job
-        job = _job(folder)  # it may have ended between the two looks
-        if job is None or _over(job) or _supervised(folder):
+        job = _job(place)  # it may have ended between the two looks
+        if job is None or _over(job) or _supervised(place):
             return job
         lost = {"type": "Failed", "status": "True", "reason": "SupervisorGone", "message": GONE}
         status = job.setdefault("status", {})
@@ -100,16 +100,16 @@ class Local:
 
     def list_pods(self, run: str) -> list[Manifest]:
         """Pods by name; also those of a suspended run stay listed, with how they ended."""
-        folder = self._run(run)
-        records = [read_json(path) for path in sorted(folder.pods.glob("[!.]*.json"))]
+        place = self._run(run)
+        records = [read_json(path) for path in sorted(place.pods.glob("[!.]*.json"))]
         pods: list[Manifest] = [record for record in records if record is not None]
-        supervised = _supervised(folder)
-        return [pod if supervised else _as_it_is(folder, pod) for pod in pods]
+        supervised = _supervised(place)
+        return [pod if supervised else _as_it_is(place, pod) for pod in pods]
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Ask the supervisor to stop the pods; where it is gone, end what it left."""
-        folder = self._run(run)
-        with on_disk(self.root), editing(folder) as job:
+        place = self._run(run)
+        with on_disk(self.root), editing(place) as job:
             if job is None:
                 raise NotFound(f"no run {run} locally; see kctl list --local")
             job["spec"].setdefault("runPolicy", {})["suspend"] = True
@@ -117,16 +117,16 @@ class Local:
 
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Stop the pods with their grace, wait, and remove the run's folder (its volumes stay)."""
-        folder, start = self._run(run), time.monotonic()
+        place, start = self._run(run), time.monotonic()
         with on_disk(self.root):
-            with editing(folder) as job:
+            with editing(place) as job:
                 if job is None or uid not in (None, job["metadata"]["uid"]):
                     return
                 job["metadata"].setdefault("deletionTimestamp", timestamp())
                 uid = job["metadata"]["uid"]
                 grace = max(plan.grace for plan in pod_plans(job))
             # A pod whose supervisor died got SIGTERM at that moment and may still be saving.
-            while _supervised(folder) or (time.monotonic() < start + grace and self._orphans(run)):
+            while _supervised(place) or (time.monotonic() < start + grace and self._orphans(run)):
                 if time.monotonic() > start + timeout:
                     raise TimedOut(f"run {run} is still stopping; see kctl status {run} --local and submit again later")
                 time.sleep(_TURN)
@@ -135,16 +135,16 @@ class Local:
                     raise KctlError(
                         f"a process of pod {pod['metadata']['name']} cannot be killed; see ps, then try again"
                     )
-            self._remove(folder, uid)
+            self._remove(place, uid)
 
     def _orphans(self, run: str) -> bool:
         return any(_process(pod).alive for pod in self.list_pods(run))
 
-    def _remove(self, folder: LocalRun, uid: str) -> None:
-        trash = folder.folder.parent / f".old-{uuid.uuid4().hex}"
-        with editing(folder) as job:
+    def _remove(self, place: LocalRun, uid: str) -> None:
+        trash = place.folder.parent / f".old-{uuid.uuid4().hex}"
+        with editing(place) as job:
             if job is not None and job["metadata"]["uid"] == uid:
-                folder.folder.rename(trash)
+                place.folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
     def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
@@ -166,11 +166,11 @@ class Local:
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume."""
-        folder = self._run(run)
-        job = _job(folder)
+        place = self._run(run)
+        job = _job(place)
         if job is None:
             raise NotFound(f"no run {run} locally; see kctl list --local")
-        return contextlib.nullcontext(LocalFiles(runs_folder(folder, job)))
+        return contextlib.nullcontext(LocalFiles(runs_folder(place, job)))
 
     def _run(self, name: str) -> LocalRun:
         if not name or "/" in name or name.startswith("."):
