@@ -24,12 +24,12 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr that a person should read."""
-    say(f"{_coloured('warning:', '33')} {text}")
+    print(_coloured("warning:", "33"), printable(text), file=sys.stderr)
 
 
 def error(text: str) -> None:
     """The one line on stderr that ends a command."""
-    say(f"{_coloured('error:', '31')} {' '.join(text.split())}")
+    print(_coloured("error:", "31"), printable(" ".join(text.split())), file=sys.stderr)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

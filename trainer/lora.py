@@ -180,7 +180,6 @@ def _start_from(model: PeftModel, folder: Path) -> None:
     if not (folder / adapters.WEIGHTS).is_file():
         raise ConfigError(f"{where} has no {adapters.WEIGHTS}: name an adapter folder below the runs volume")
     adapters.verify_adapter(folder)
-    _same_scale(model, folder / "adapter_config.json", where)
     own = {adapters.state_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     given = load_file(folder / adapters.WEIGHTS)
     if set(given) != set(own):
@@ -191,6 +190,7 @@ def _start_from(model: PeftModel, folder: Path) -> None:
             ours, theirs = list(parameter.shape), list(given[name].shape)
             raise ConfigError(f"{where}: {name} is {theirs} there and {ours} here: use the same train.lora.rank")
         parameter.copy_(given[name])
+    _same_scale(model, folder / "adapter_config.json", where)
 
 
 def _same_scale(model: PeftModel, path: Path, where: str) -> None:

@@ -228,6 +228,7 @@ def _arrive(part: Path, target: Path, manifest: bytes, entries: list[Entry]) -> 
     former = target.with_name(f".{target.name}.old")
     shutil.rmtree(former, ignore_errors=True)
     if target.exists():
+        _refuse_foreign(target)  # again: a person may have written there during the download
         target.rename(former)
     part.rename(target)
     shutil.rmtree(former, ignore_errors=True)

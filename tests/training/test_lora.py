@@ -260,6 +260,7 @@ def test_a_run_starts_from_another_runs_adapter(mixture: Path, tmp_path: Path, m
     cases = [
         ({"rank": 8}, "is .4, 64. there and .8, 64. here: use the same train.lora.rank"),
         ({"targets": SEVEN[:4]}, "adapts other layers than this run"),
+        ({"alpha": 16}, "lora_alpha is 8 there and 16 here: use the same train.lora"),
         ({"init_adapter": "other/adapter"}, "other/adapter has no adapter_model.safetensors"),
     ]
     for changes, sentence in cases:
