@@ -135,7 +135,7 @@ def test_done_needs_the_result_and_the_adapter(tmp_path: Path) -> None:
     folder.adapter.mkdir()
     (folder.adapter / "MANIFEST.json").write_text("{}")
     done = done_already(folder, "r")
-    assert done is not None and done.step == 9 and "kctl pull r" in done.sentence
+    assert done is not None and done.progress["step"] == 9 and "kctl pull r" in done.sentence
     for wrong in ("", "[]", '{"phase": "Failed"}', "{"):
         folder.result.write_text(wrong)
         assert done_already(folder, "r") is None
