@@ -191,9 +191,10 @@ def prepare(root: Path) -> None:
 
 
 def main() -> int:
-    """`python -m demo.inputs [FOLDER]`; exit code 1 with one sentence where an input cannot be had."""
+    """`python -m demo.inputs [FOLDER]`, by default where `kctl --local` looks; exit code 1 with one sentence where an
+    input cannot be had."""
     try:
-        prepare(Path(sys.argv[1] if len(sys.argv) > 1 else ".kctl"))
+        prepare(Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("KCTL_LOCAL") or ".kctl"))
     except (InputError, PlayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.atomic import Guard, named_errors, replace_folder, temporary, write_json, write_text
+from trainer.base_model import base_digest
 from trainer.errors import CheckpointError, RunsFolderError
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import MANIFEST
@@ -34,8 +35,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 """What belongs to a tokenizer, where a model folder has it."""
-
-_SAMPLE = 64 * 1024
 
 
 def state_name(name: str) -> str:
@@ -141,21 +140,6 @@ def verify_adapter(folder: Path) -> None:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {size}")
         if _sha256(path) != digest:
             raise CheckpointError(f"{path}: its sha256 is not the one in {MANIFEST}: the file is damaged")
-
-
-def base_digest(folder: Path) -> str:
-    """64 hex digits that tell base models apart in seconds: header, size and three samples of every weight file."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as stream:
-            header = int.from_bytes(stream.read(8), "little")
-            digest.update(stream.read(min(header, size)))
-            for start in (8 + header, (8 + header + size - _SAMPLE) // 2, size - _SAMPLE):
-                stream.seek(max(0, start))
-                digest.update(stream.read(_SAMPLE))
-    return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Where the base model's files are: a folder of the models volume, or a hub's pinned snapshot.
+"""Where the base model's files are (a folder of the models volume, or a hub's pinned snapshot) and which they are.
 
 Knows file names and the hub's client, nothing of torch: the launcher asks before any rank starts.
 """
 
+import hashlib
 from pathlib import Path
 
 from trainer.errors import ConfigError, TrainerError, first_line
@@ -11,6 +12,8 @@ from trainer.schema.method import Hub
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """What is taken from a hub: weights, configuration, tokenizer; never code."""
+
+_SAMPLE = 64 * 1024
 
 
 def check_model(train: TrainConfig, models: Path) -> None:
@@ -34,6 +37,21 @@ def model_folder(train: TrainConfig, models: Path) -> Path:
         return models / train.model.path
     assert train.model.hub is not None  # the schema wants exactly one
     return _from_hub(train.model.hub)
+
+
+def base_digest(folder: Path) -> str:
+    """64 hex digits that tell base models apart in seconds: header, size and three samples of every weight file."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as stream:
+            header = min(int.from_bytes(stream.read(8), "little"), size)  # a damaged file may say anything
+            digest.update(stream.read(header))
+            for start in (8 + header, (8 + header + size - _SAMPLE) // 2, size - _SAMPLE):
+                stream.seek(max(0, start))
+                digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 def _from_hub(hub: Hub) -> Path:

@@ -6,8 +6,8 @@ them into rows and rows over ranks. Every rank computes the whole plan, so no co
 
 import heapq
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from trainer.dataset.prepared import KIND_CONTEXT, Items
 from trainer.fast.attention import packed_inputs
+from trainer.fast.loss import head_calls
 from trainer.schedule import steps_per_epoch
 from trainer.schema.config import TrainConfig
 
@@ -41,6 +42,8 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     kinds: torch.Tensor
+    head_calls: int = 0
+    """How often every rank runs the output head for its row; 0: as its labels need."""
 
 
 @lru_cache(maxsize=2)
@@ -102,6 +105,16 @@ def pack(items: Sequence[int], lengths: Sequence[int], packing: Packing) -> list
     result = [own for _, _, own in sorted(ranks, key=lambda entry: entry[1])]
     most = max(len(own) for own in result) if packing.equal_rows else 1
     return [own + [[]] * (most - len(own)) for own in result]
+
+
+def build_batches(data: Items, rows: list[Rows], rank: int, packing: Packing, device: torch.device) -> Iterator[Batch]:
+    """The rank's rows (of all ranks' `rows`), each as build_batch makes it; a rank without any gets an empty one."""
+    for place, members in enumerate(rows[rank] or [[]]):
+        batch = build_batch(data, members, packing, device)
+        if packing.equal_rows:
+            most = max(sum(data.kept(item) for item in own[place]) for own in rows)
+            batch = replace(batch, head_calls=head_calls(most))
+        yield batch
 
 
 def build_batch(data: Items, members: list[int], packing: Packing, device: torch.device) -> Batch:

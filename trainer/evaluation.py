@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.batches import Batch, Packing, build_batch, pack
+from trainer.batches import Batch, Packing, build_batches, pack
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
 from trainer.distributed import Ranks, summed
 from trainer.fast.attention import NAME
@@ -30,10 +30,9 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Nats per label over the subset: `loss` of all labels, `answer_loss` of the answer's own tokens and
     `frame_loss` of what stands around it (tags, end token), which falls to nothing within a few steps."""
-    rows = pack(subset, [items.length(item) for item in subset], packing)[ranks.rank]
+    rows = pack(subset, [items.length(item) for item in subset], packing)
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-    for members in rows:
-        batch = build_batch(items, members, packing, ranks.device)
+    for batch in build_batches(items, rows, ranks.rank, packing, ranks.device):
         losses = token_loss(batch).double()
         answer = (batch.kinds == KIND_ANSWER).double()
         sums += torch.stack([losses @ answer, answer.sum(), losses @ (1 - answer), (1 - answer).sum()])

@@ -20,7 +20,7 @@ from trainer.errors import AttemptsUsedUp, OwnershipLost, RunsFolderError, TimeL
 from trainer.pod import attempts, preconditions
 from trainer.pod.attempts import Attempt
 from trainer.pod.environment import config_path, read_pod, scratch
-from trainer.pod.node import Job, run_once, train
+from trainer.pod.node import Node, run_once, train
 from trainer.pod.outcome import Outcome, from_error
 from trainer.pod.ownership import TIMING, Ownership, Timing, acquire
 from trainer.pod.result import done_already, phase_of, write_result, write_termination_message
@@ -29,6 +29,7 @@ from trainer.pod.tee import Tee
 from trainer.schema import contract
 from trainer.schema.contract import ExitCode, RunFolder
 from trainer.schema.loading import read_run_file
+from trainer.schema.messages import attempt_line
 
 DRY_RUN = (sys.executable, "-m", "trainer.train", "--dry-run")
 
@@ -67,43 +68,43 @@ def launch(options: argparse.Namespace, tee: Tee, stop: Stop, command: Sequence[
     preconditions.check_packages(file.train)
     check_model(file.train, pod.models)
     preconditions.check_data(file.train, pod.data)
-    preconditions.check_init_adapter(file.train, pod.runs)
+    preconditions.check_init_adapter(file.train, pod.runs, pod.models)
     if not options.dry_run:
         preconditions.check_runs_folder(folder, file)
     with scratch(pod) as work:
-        job = Job(pod, file, config, folder, work, tee, stop, command)
+        node = Node(pod, file, config, folder, work, tee, stop, command)
         if options.dry_run:
-            return dry_run(job)
-        return lead(job, timing) if pod.node == 0 else follow(job)
+            return dry_run(node)
+        return lead(node, timing) if pod.node == 0 else follow(node)
 
 
-def lead(job: Job, timing: Timing) -> Outcome:
+def lead(node: Node, timing: Timing) -> Outcome:
     """Node 0: own the folder, make the attempt, put its end on record."""
-    timing = replace(timing, patience=max(timing.patience, job.pod.grace + 60))  # an old pod may still be saving
-    ownership = acquire(job.folder, job.pod.uid, job.tee.say, timing)
+    timing = replace(timing, patience=max(timing.patience, node.pod.grace + 60))  # an old pod may still be saving
+    ownership = acquire(node.folder, node.pod.uid, node.tee.say, timing)
     started = time.monotonic()
     outcome = Outcome(ExitCode.UNKNOWN, "the launcher failed; the traceback is in the log")
     try:
-        outcome = attempt(job, ownership, started)
+        outcome = attempt(node, ownership, started)
     except TrainerError as error:
         outcome = from_error(error)
     finally:
-        job.stop.interrupts = False
-        outcome = conclude(job, ownership, outcome, time.monotonic() - started)
+        node.stop.interrupts = False
+        outcome = conclude(node, ownership, outcome, time.monotonic() - started)
     return replace(outcome, attempt=ownership.owner.attempt)
 
 
-def attempt(job: Job, ownership: Ownership, started: float) -> Outcome:
+def attempt(node: Node, ownership: Ownership, started: float) -> Outcome:
     """One attempt of the owner, from the books to the ranks' end."""
-    folder, number = job.folder, ownership.owner.attempt
+    folder, number = node.folder, ownership.owner.attempt
     before = attempts.read_attempts(folder)
     if before and before[-1].code is None:  # killed: its heart beat is all that is known of how long it lived
         before = [*before[:-1], replace(before[-1], seconds=ownership.lasted)]
-    tidy(job, ownership, fresh=not attempts.series(before))
-    job.tee.open(folder.log(number, 0))
+    tidy(node, ownership, fresh=not attempts.series(before))
+    node.tee.open(folder.log(number, 0))
     newest = attempts.newest_checkpoint(folder)
-    attempts.write_attempts(folder, [*before, Attempt(number, job.pod.uid, newest)], ownership)
-    job.tee.say(f"attempt {number} of {job.file.run}, newest checkpoint: {f'step {newest}' if newest else 'none'}")
+    attempts.write_attempts(folder, [*before, Attempt(number, node.pod.uid, newest)], ownership)
+    node.tee.say(attempt_line(number, node.file.run, newest))
     if attempts.used_up(before, newest):
         raise AttemptsUsedUp(
             f"{attempts.MAX_WITHOUT_CHECKPOINT} attempts brought no new checkpoint (newest: step {newest}); "
@@ -111,81 +112,81 @@ def attempt(job: Job, ownership: Ownership, started: float) -> Outcome:
         )
     pause = attempts.backoff(before)
     if pause:
-        job.tee.say(f"the attempt before failed: waiting {pause:.0f} s")
+        node.tee.say(f"the attempt before failed: waiting {pause:.0f} s")
         time.sleep(pause)
-    return train(job, prepare_data(job, ownership), ownership, deadline(job, started, before))
+    return train(node, prepare_data(node, ownership), ownership, deadline(node, started, before))
 
 
-def tidy(job: Job, ownership: Ownership, fresh: bool) -> None:
+def tidy(node: Node, ownership: Ownership, fresh: bool) -> None:
     """Drop what killed writers left and, in a new series, what the old one decided; write config.json."""
     ownership.check()
-    heal(job.folder.root)
-    heal(job.folder.checkpoints)
-    with named_errors(job.folder.root):
-        job.folder.result.unlink(missing_ok=True)
+    heal(node.folder.root)
+    heal(node.folder.checkpoints)
+    with named_errors(node.folder.root):
+        node.folder.result.unlink(missing_ok=True)
         if fresh:
-            job.folder.plan.unlink(missing_ok=True)
-    write_text(job.folder.config, job.file.to_json(), ownership.check)
+            node.folder.plan.unlink(missing_ok=True)
+    write_text(node.folder.config, node.file.to_json(), ownership.check)
 
 
-def deadline(job: Job, started: float, before: Sequence[Attempt]) -> float | None:
+def deadline(node: Node, started: float, before: Sequence[Attempt]) -> float | None:
     """When max_hours is over, on the monotonic clock; None: never. TimeLimit if it is over already."""
-    if job.pod.max_seconds is None:
+    if node.pod.max_seconds is None:
         return None
-    end = started + job.pod.max_seconds - attempts.spent(before)
+    end = started + node.pod.max_seconds - attempts.spent(before)
     if end <= time.monotonic():
         raise TimeLimit("cluster.max_hours is used up: raise it and submit again to go on from the newest checkpoint")
     return end
 
 
-def follow(job: Job) -> Outcome:
+def follow(node: Node) -> Outcome:
     """Another node: the same data, its own ranks, its own log file; everything else is node 0's."""
-    names = [path.name for path in job.folder.logs.iterdir()] if job.folder.logs.is_dir() else []
-    own = [re.fullmatch(rf"attempt-(\d+)-node-{job.pod.node}\.log", name) for name in names]
+    names = [path.name for path in node.folder.logs.iterdir()] if node.folder.logs.is_dir() else []
+    own = [re.fullmatch(rf"attempt-(\d+)-node-{node.pod.node}\.log", name) for name in names]
     number = max((int(match[1]) for match in own if match), default=0) + 1
-    job.tee.open(job.folder.log(number, job.pod.node))
-    return train(job, prepare_data(job, None), None, None)
+    node.tee.open(node.folder.log(number, node.pod.node))
+    return train(node, prepare_data(node, None), None, None)
 
 
-def prepare_data(job: Job, ownership: Ownership | None) -> dict[str, str]:
+def prepare_data(node: Node, ownership: Ownership | None) -> dict[str, str]:
     """Tokenise the data into the scratch folder and report; the part of the ranks' environment that says where."""
     from trainer.dataset.prepare import prepare  # not needed where the run is done already
 
-    out = job.work / "prepared"
-    model = model_folder(job.file.train, job.pod.models)
-    report = prepare(job.file.train.data, job.pod.data, model, out, job.tee.say)
+    out = node.work / "prepared"
+    model = model_folder(node.file.train, node.pod.models)
+    report = prepare(node.file.train.data, node.pod.data, model, out, node.tee.say)
     for line in report.lines():
-        job.tee.say(line)
+        node.tee.say(line)
     if ownership is not None:
-        write_text(job.folder.report, report.to_json(), ownership.check)
+        write_text(node.folder.report, report.to_json(), ownership.check)
     return {contract.ENV_PREPARED: str(out)}
 
 
-def dry_run(job: Job) -> Outcome:
+def dry_run(node: Node) -> Outcome:
     """The data report, one rendered prompt with its mask, and what the trainer counts; nothing is written."""
-    own = prepare_data(job, None)
+    own = prepare_data(node, None)
     from trainer.dataset.prepared import load_prepared, show_item
 
     items = load_prepared(Path(own[contract.ENV_PREPARED])).train
-    job.tee.say(show_item(items, 0, model_folder(job.file.train, job.pod.models)))
-    job.stop.protect()
-    outcome = run_once(job, job.command or DRY_RUN, own, lambda: True, dry=True)
+    node.tee.say(show_item(items, 0, model_folder(node.file.train, node.pod.models)))
+    node.stop.protect()
+    outcome = run_once(node, node.command or DRY_RUN, own, lambda: True, dry=True)
     if outcome.code is ExitCode.SUCCEEDED:
         return replace(outcome, sentence="dry run: everything needed is there; nothing was trained or written")
     return outcome
 
 
-def conclude(job: Job, ownership: Ownership, outcome: Outcome, seconds: float) -> Outcome:
+def conclude(node: Node, ownership: Ownership, outcome: Outcome, seconds: float) -> Outcome:
     """Put the end on record and let the next owner in; the outcome, worse where that failed."""
 
     def write_down() -> None:
-        write_result(job.folder, ownership, outcome)
+        write_result(node.folder, ownership, outcome)
 
     def end_attempt() -> None:
-        history = attempts.read_attempts(job.folder)
+        history = attempts.read_attempts(node.folder)
         if history and history[-1].attempt == ownership.owner.attempt and history[-1].code is None:
             ended = attempts.with_end(history, int(outcome.code), outcome.sentence, seconds)
-            attempts.write_attempts(job.folder, ended, ownership)
+            attempts.write_attempts(node.folder, ended, ownership)
 
     records: tuple[Callable[[], None], ...] = (write_down, end_attempt, ownership.release)
     for record in records:
@@ -194,7 +195,7 @@ def conclude(job: Job, ownership: Ownership, outcome: Outcome, seconds: float) -
         except OwnershipLost as error:
             return from_error(error)
         except RunsFolderError as error:
-            job.tee.say(str(error))
+            node.tee.say(str(error))
             if record is write_down and outcome.code is ExitCode.SUCCEEDED:
                 outcome = from_error(error)  # a success that is not on record would be trained again
     return outcome

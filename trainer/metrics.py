@@ -19,15 +19,6 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def step_line(record: dict[str, float]) -> str:
-    """`step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400`."""
-    return (
-        f"step={record['step']:.0f}/{record['steps']:.0f} loss={record['loss']:.4f} lr={record['lr']:.1e} "
-        f"grad_norm={record['grad_norm']:.2f} tokens_per_s={record['tokens_per_s']:.0f} "
-        f"mem_gib={record['mem_gib']:.1f} eta_s={record['eta_s']:.0f}"
-    )
-
-
 def memory_gib(device: torch.device) -> float:
     """Peak so far: reserved GPU memory, or resident memory of this process, in GiB."""
     if device.type == "cuda":

@@ -52,4 +52,4 @@ def token_losses(model: Any, train: TrainConfig, batch: Batch) -> tuple[torch.Te
     """(sum of cross entropy over the row's labels, each label's (labels,)) in fp32."""
     with autocast(train, batch.input_ids.device):
         hidden = forward_hidden(model, batch.input_ids, batch.model_inputs)
-        return label_loss(hidden, output_head(model), batch.targets, batch.positions)
+        return label_loss(hidden, output_head(model), batch.targets, batch.positions, batch.head_calls)

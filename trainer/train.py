@@ -20,7 +20,7 @@ import torch.distributed as dist
 from trainer import metrics, startup
 from trainer.audit import audit, trained_parameters
 from trainer.base_model import model_folder
-from trainer.batches import build_batch, plan_step
+from trainer.batches import build_batches, plan_step
 from trainer.checkpoints import Progress
 from trainer.dataset.prepared import load_prepared
 from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
@@ -30,13 +30,14 @@ from trainer.evaluation import fixed_subset, held_out_loss, sample
 from trainer.fast.attention import register, self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
-from trainer.metrics import Pace, memory_gib, say, step_line
+from trainer.metrics import Pace, memory_gib, say
 from trainer.model import load_model, parameter_groups
 from trainer.pod import outcome
 from trainer.run import Run, token_losses
 from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
+from trainer.schema.messages import step_line
 from trainer.schema.ops import parse_every
 from trainer.state import publish_adapter, resume, save
 
@@ -136,9 +137,8 @@ def train_step(run: Run, step: int, due: bool) -> StepResult:
     set_learning_rate(run.engine, learning_rate(step, train.optim, decay_steps(len(run.data.train), train)))
     # The engine averages over ranks; times world / labels that is the mean over all labels of the step.
     scale = torch.tensor(ranks.world / max(1, plan.kept), device=ranks.device)
-    rows = plan.rows[ranks.rank] or [[]]
     run.model.train()
-    batches = (build_batch(run.data.train, row, run.packing, ranks.device) for row in rows)
+    batches = build_batches(run.data.train, plan.rows, ranks.rank, run.packing, ranks.device)
     loss = accumulate(run.engine, batches, scale)
     grad_norm = float(update(run.engine))
     asked = stop_asked()

@@ -1,6 +1,6 @@
 """The verbs that both backends offer: the same on pods of a cluster and on processes of this machine.
 
-Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.run.job reads both alike.
+Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.backends.run_view reads both alike.
 """
 
 from collections.abc import Iterator

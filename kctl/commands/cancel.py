@@ -6,7 +6,7 @@ from kctl import console
 from kctl.run.find import BEYOND_GRACE, located, until_settled, view_of
 from kctl.run.follow import detachable
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
-from kctl.run.view import KIND, next_command
+from kctl.run.page import KIND, next_command
 from trainer.schema.contract import ANNOTATION_CANCELLED, Phase
 
 

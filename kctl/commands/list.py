@@ -6,7 +6,7 @@ from kctl import console
 from kctl.run.find import backend_of, viewed
 from kctl.run.logs import with_progress
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, OutputOption
-from kctl.run.view import print_list
+from kctl.run.page import print_list
 
 
 def list_runs(

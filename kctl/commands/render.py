@@ -22,9 +22,9 @@ def render(
     config: ConfigArgument,
     sets: SetOption = None,
     namespace: NamespaceOption = None,
-    output: Annotated[Format, typer.Option("-o", help="How to print.")] = Format.yaml,
-    folder: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="Write DIR/<run>.yaml instead of printing.")
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.yaml,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write DIR/RUN.yaml instead of printing.")
     ] = None,
 ) -> None:
     """Print the manifests of a run. Needs no cluster; equal input gives equal bytes."""
@@ -36,8 +36,8 @@ def render(
     rendered = rendered_of(loaded.config, loaded.profile, namespace)
     for warning in rendered.warnings:
         console.warn(warning)
-    if folder is not None:
-        console.data(str(_write_once(folder, rendered)))
+    if to is not None:
+        console.data(str(_write_once(to, rendered)))
     else:
         console.data(_text(rendered, output))
 
@@ -46,7 +46,7 @@ def _text(rendered: "Rendered", output: Format) -> str:
     import json
 
     from kctl.manifest.render import to_yaml
-    from kctl.run.view import KIND
+    from kctl.run.page import KIND
 
     if output is Format.yaml:
         return to_yaml(rendered.manifests)

@@ -12,7 +12,7 @@ from kctl.run.options import (
     RunArgument,
     where_flags,
 )
-from kctl.run.view import status_page
+from kctl.run.page import status_page
 
 
 def status(

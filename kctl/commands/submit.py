@@ -7,11 +7,12 @@ import typer
 
 from kctl import console
 from kctl.backends import open_backend
-from kctl.backends.protocol import Backend, Manifest
+from kctl.backends.protocol import Backend
+from kctl.backends.run_view import RunView
 from kctl.errors import AlreadyExists, KctlError, Refused
+from kctl.manifest import Manifest, the_job
 from kctl.run.find import BEYOND_GRACE, look, until_settled
 from kctl.run.follow import detachable, follow_to_end
-from kctl.run.job import Job
 from kctl.run.options import (
     ConfigArgument,
     ContextOption,
@@ -22,8 +23,8 @@ from kctl.run.options import (
     SetOption,
     where_flags,
 )
-from kctl.run.submit import Decision, decide, manifest_sha256, the_job
-from kctl.run.view import KIND, ended_well, structured
+from kctl.run.page import KIND, ended_well, structured
+from kctl.run.submit import Decision, decide, manifest_sha256
 
 _TRIES = 5
 
@@ -97,7 +98,7 @@ def start(backend: Backend, manifests: list[Manifest], flags: str, output: Outpu
     raise KctlError(f"run {run}: others create and delete it at this moment; look with kctl status {run}{flags}")
 
 
-def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> Job:
+def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> RunView:
     if follow:
         return follow_to_end(backend, run, flags)
     with detachable(run, flags):

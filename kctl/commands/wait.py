@@ -9,7 +9,7 @@ from kctl.run.find import located, until_settled
 from kctl.run.follow import detachable
 from kctl.run.logs import parse_duration
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
-from kctl.run.view import ended_well
+from kctl.run.page import ended_well
 
 
 def wait(

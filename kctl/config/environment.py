@@ -1,11 +1,11 @@
 """Environment variables as configs and profiles write them: NAME: literal, or NAME: {secret, key}."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from kctl.config.kubernetes_names import ObjectName
-from kctl.config.secrets import name_problem, secret_problem
+from kctl.config.secrets import name_problem, secret_problem, token_in
 from trainer.schema.section import Section
 
 
@@ -16,6 +16,12 @@ class SecretKey(Section):
     """Name of the Secret."""
     key: str = Field(min_length=1, max_length=253)
     """Key in its data."""
+
+    @model_validator(mode="after")
+    def _names_only(self) -> Self:
+        if token_in(self.secret) or token_in(self.key):
+            raise ValueError("secret and key are names, but one of them looks like the secret itself")
+        return self
 
 
 def _kind(value: Any) -> str:

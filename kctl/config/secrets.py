@@ -29,6 +29,11 @@ _RESERVED = re.compile(
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def token_in(text: str) -> bool:
+    """True where `text` holds a well-known kind of credential."""
+    return bool(_TOKENS.search(text) or _HEX_KEY.fullmatch(text))
+
+
 def secret_problem(name: str, value: str) -> str | None:
     """Why `value` must not stand in a file under `name`, or None."""
     upper = name.upper()

@@ -7,10 +7,10 @@ break the run; warnings are what some clusters accept. Runs after pod_patch is m
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kctl.backends.protocol import Manifest
 from kctl.config.kubernetes_names import LABEL_1035, quantity
 from kctl.config.secrets import secret_problem
 from kctl.errors import UsageError
+from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER, ENV_GRACE_SECONDS, MAX_RUN_NAME
 
 Trap = Callable[[Manifest], str | None]

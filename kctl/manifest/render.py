@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kctl.backends.protocol import Manifest
 from kctl.config.profile import ClusterProfile
 from kctl.config.run_config import RunConfig
 from kctl.config.yaml_reader import parse_yaml
+from kctl.manifest import Manifest
 from kctl.manifest.pod_patch import must_be_pod, patched
 from kctl.manifest.preflight import check
 from kctl.manifest.values import Values, values_of

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from kctl import console
 from kctl.backends import open_backend
-from kctl.backends.protocol import Backend, Manifest
+from kctl.backends.protocol import Backend
+from kctl.backends.run_view import RunView, run_view
 from kctl.errors import KctlError, NotFound, TimedOut, UsageError
-from kctl.run.job import Job, job_view
+from kctl.manifest import Manifest
 from trainer.errors import TrainerError
 from trainer.schema.contract import LABEL_CONFIG
 
@@ -87,6 +88,8 @@ def choose(text: str, known: Sequence[Known], content: str | None, flag: str = "
         return begins[0], f"{text} is {begins[0]}"
     if begins:
         raise UsageError(f"{text!r} is ambiguous: {', '.join(begins[:10])}; write more of the name")
+    if content is not None:
+        raise NotFound(f"config {text} is run {content}, which was never submitted here; kctl submit {text}{flag}")
     near = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise NotFound(f"no run {text!r}; {hint}see kctl list{flag}")
@@ -104,18 +107,18 @@ def run_of_config(text: str) -> str | None:
         return None
 
 
-def viewed(backend: Backend, job: Manifest) -> Job:
+def viewed(backend: Backend, job: Manifest) -> RunView:
     """The run of `job` with its pods as they are now."""
-    return job_view(job, backend.list_pods(job["metadata"]["name"]))
+    return run_view(job, backend.list_pods(job["metadata"]["name"]))
 
 
-def look(backend: Backend, run: str) -> Job | None:
+def look(backend: Backend, run: str) -> RunView | None:
     """The run as it is now; None where there is none of that name."""
     job = backend.get_job(run)
     return None if job is None else viewed(backend, job)
 
 
-def view_of(backend: Backend, run: str) -> Job:
+def view_of(backend: Backend, run: str) -> RunView:
     """The run as it is now; NotFound where it is gone."""
     view = look(backend, run)
     if view is None:
@@ -123,7 +126,7 @@ def view_of(backend: Backend, run: str) -> Job:
     return view
 
 
-def until_settled(backend: Backend, run: str, timeout: float | None) -> Job:
+def until_settled(backend: Backend, run: str, timeout: float | None) -> RunView:
     """The run once it is finished and its pods have ended. TimedOut after `timeout` seconds (None: no limit)."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:

@@ -9,10 +9,11 @@ import typer
 
 from kctl import console
 from kctl.backends.protocol import Backend
+from kctl.backends.run_view import RunView, pods_wanted
 from kctl.run.find import view_of
-from kctl.run.job import Job, Step, parse_step_line, pods_wanted
 from kctl.run.logs import LogLine, follow_run
-from kctl.run.view import span
+from kctl.run.page import span
+from trainer.schema.messages import Step, parse_step_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -28,7 +29,7 @@ def detachable(run: str, flags: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def follow_to_end(backend: Backend, run: str, flags: str) -> Job:
+def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
     """Print every line on stdout until the run has settled, and return it as it is then."""
     with detachable(run, flags):
         lines = follow_run(backend, run, lambda pod: True, None)
@@ -45,7 +46,9 @@ def follow_to_end(backend: Backend, run: str, flags: str) -> Job:
 def printed(line: LogLine, run: str, prefix: bool, timestamps: bool) -> str:
     """One line as `logs` shows it: `worker-1 | text` where there are several pods."""
     pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
-    return f"{line.time + ' ' if timestamps else ''}{pod}{line.text}"
+    # Raw into a file or a pipe; on a terminal nothing that a pod prints may move the cursor.
+    text = console.printable(line.text) if sys.stdout.isatty() else line.text
+    return f"{line.time + ' ' if timestamps else ''}{pod}{text}"
 
 
 def _with_bar(lines: Iterator[LogLine], run: str, several: bool) -> None:

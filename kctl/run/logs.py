@@ -5,7 +5,6 @@ from that time (an API server knows whole seconds only) is skipped up to there.
 """
 
 import contextlib
-import functools
 import queue
 import re
 import threading
@@ -15,9 +14,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from kctl.backends.protocol import Backend
+from kctl.backends.run_view import PodView, RunView
+from kctl.backends.times import RFC_3339, nanoseconds
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
 from kctl.run.find import look
-from kctl.run.job import Job, PodView, parse_step_line
+from trainer.schema.messages import parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5
 _LAST_SECONDS = 60.0
@@ -27,7 +28,6 @@ _IDLE_SECONDS = 5.0
 _RETRY_SECONDS = 2.0
 _RETRIES = 30
 """Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
-_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*(Z|[+-]\d\d:\d\d)$")
 _RECENT = "15m"
 """How far back the newest step line is looked for first, so that days of log are not read for it."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -40,17 +40,6 @@ class LogLine:
     pod: str
     time: str
     text: str
-
-
-@functools.lru_cache(maxsize=256)  # lines that were written together carry one time
-def nanoseconds(text: str) -> int:
-    """An RFC 3339 time as nanoseconds since 1970; ValueError for anything else."""
-    match = _TIME.match(text)
-    if match is None:
-        raise ValueError(f"no RFC 3339 time: {text[:60]!r}")
-    whole = datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00"))
-    since_1970 = whole - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since_1970.days * 86400 + since_1970.seconds) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
 
 
 def parse_duration(text: str, what: str) -> float:
@@ -83,7 +72,7 @@ class Tail:
         """The lines of a stream that starts at or before `since`, without those given before."""
         catching_up, last, to_skip = self._seen > 0, self._newest, self._seen
         for stamp, text in lines:
-            moment = nanoseconds(stamp) if _TIME.match(stamp) else self._newest
+            moment = nanoseconds(stamp) if RFC_3339.match(stamp) else self._newest
             if catching_up and moment <= last and (moment < last or to_skip > 0):
                 to_skip -= moment == last
                 continue
@@ -166,16 +155,17 @@ def _follow_pod(backend: Backend, tail: Tail, lines: "queue.Queue[LogLine | Kctl
         over.wait(pause)
 
 
-def with_progress(backend: Backend, job: Job) -> Job:
-    """`job` with step, loss and time left from the newest step line of its first pod, where it runs or never told."""
-    if job.step is not None and job.phase.finished:
-        return job
+def with_progress(backend: Backend, view: RunView) -> RunView:
+    """`view` with attempt, step, loss and time left from its first pod's log, where it runs or never told."""
+    if view.step is not None and view.phase.finished:
+        return view
     for since in (since_time(_RECENT), None):
         newest = None
-        for pod in job.pods[:1]:
+        for pod in view.pods[:1]:
             with contextlib.suppress(NotFound, Refused):
                 for line in read_all(backend, [pod.name], since):
                     newest = parse_step_line(line.text) or newest
+                    view = replace(view, attempt=parse_attempt_line(line.text) or view.attempt)
         if newest is not None:
-            return replace(job, step=newest.step, steps=newest.steps, loss=newest.loss, eta_s=newest.eta_s)
-    return job
+            return replace(view, step=newest.step, steps=newest.steps, loss=newest.loss, eta_s=newest.eta_s)
+    return view

@@ -95,7 +95,9 @@ def _manifest(files: RunFiles, source: str) -> bytes:
             if len(data) > _MANIFEST_LIMIT:
                 raise Damaged(f"{source}/{MANIFEST}: more than {_MANIFEST_LIMIT} bytes; this is no adapter's manifest")
     except NotFound:
-        raise NotFound(f"no {source} yet: the first evaluation writes it; see kctl status") from None
+        raise NotFound(
+            f"no {source} there: a run writes it at its first evaluation or its end; see kctl status"
+        ) from None
     return data
 
 

@@ -6,9 +6,9 @@ manifest's sha256, never the live spec: queues and admission write into that.
 
 from enum import StrEnum
 
-from kctl.backends.protocol import Manifest
+from kctl.backends.run_view import RunView
 from kctl.errors import KctlError
-from kctl.run.job import Job
+from kctl.manifest import Manifest
 from trainer.schema.contract import ANNOTATION_MANIFEST, Phase
 
 
@@ -26,7 +26,7 @@ class Decision(StrEnum):
     """It succeeded: nothing is created, the adapter can be pulled."""
 
 
-def decide(existing: Job | None, manifest_sha256: str) -> Decision:
+def decide(existing: RunView | None, manifest_sha256: str) -> Decision:
     """By the phase of the run that is there, and whether it has the manifest that would be submitted."""
     if existing is None:
         return Decision.CREATE
@@ -35,14 +35,6 @@ def decide(existing: Job | None, manifest_sha256: str) -> Decision:
     if existing.deleting or existing.phase in (Phase.FAILED, Phase.CANCELLED):
         return Decision.RECREATE
     return Decision.ACTIVE if existing.manifest_sha256 == manifest_sha256 else Decision.REFUSE
-
-
-def the_job(manifests: list[Manifest]) -> Manifest:
-    """The one PyTorchJob among rendered manifests."""
-    jobs = [manifest for manifest in manifests if manifest.get("kind") == "PyTorchJob"]
-    if len(jobs) != 1:
-        raise KctlError(f"rendered {len(jobs)} PyTorchJobs instead of one: this is a bug in kctl, please report it")
-    return jobs[0]
 
 
 def manifest_sha256(job: Manifest) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kctl.backends.local.backend import Local
-from kctl.run.job import Job, job_view
+from kctl.backends.run_view import RunView, run_view
 from trainer.schema import contract
 
 WAIT_SECONDS = 30.0
@@ -68,14 +68,14 @@ def manifests(run: str, code: str, workers: int = 0, grace: int = 2, digest: str
     return [config_map, job]
 
 
-def view(backend: Local, run: str) -> Job:
+def view(backend: Local, run: str) -> RunView:
     """The run as it is now."""
     job = backend.get_job(run)
     assert job is not None
-    return job_view(job, backend.list_pods(run))
+    return run_view(job, backend.list_pods(run))
 
 
-def until(backend: Local, run: str, reached: Callable[[Job], bool]) -> Job:
+def until(backend: Local, run: str, reached: Callable[[RunView], bool]) -> RunView:
     """The run as soon as `reached` says so."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:

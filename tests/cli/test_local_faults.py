@@ -51,7 +51,7 @@ def test_a_killed_leader_is_started_again(backend: Local) -> None:
     until_up(backend)
     first, uid = pod_pid(backend), backend.list_pods(RUN)[0]["metadata"]["uid"]
     os.kill(first, signal.SIGKILL)
-    again = until(backend, RUN, lambda job: job.attempts == 2 and job.phase is Phase.RUNNING)
+    again = until(backend, RUN, lambda job: job.pods[0].life == 2 and job.phase is Phase.RUNNING)
     assert pod_pid(backend) != first and backend.list_pods(RUN)[0]["metadata"]["uid"] != uid
     assert again.pods[0].code is None
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from kctl.backends.local.backend import Local
+from kctl.backends.run_view import PodView
+from kctl.backends.times import nanoseconds
 from kctl.errors import NotFound
-from kctl.run.job import PodView
-from kctl.run.logs import follow_run, nanoseconds, read_all, with_progress
+from kctl.run.logs import follow_run, read_all, with_progress
 from tests.cli.local_jobs import manifests, until, view
 
 RUN = "talk-0123abcd"

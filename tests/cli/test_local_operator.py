@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kctl.backends.local.backend import Local
+from kctl.backends.run_view import condition
 from kctl.errors import AlreadyExists, UsageError
-from kctl.run.job import condition
 from tests.cli.local_jobs import manifests, until, view, wait_for_file
 from trainer.schema.contract import ANNOTATION_CANCELLED, Phase
 
@@ -58,7 +58,7 @@ def test_a_permanent_code_fails_the_job(backend: Local) -> None:
     )
     backend.create(manifests(RUN, code))
     done = until(backend, RUN, lambda job: job.settled)
-    assert (done.phase, done.code, done.sentence, done.attempts) == (Phase.FAILED, 3, "train.json is empty", 1)
+    assert (done.phase, done.code, done.sentence, done.pods[0].life) == (Phase.FAILED, 3, "train.json is empty", 1)
 
 
 @pytest.mark.parametrize("how", ["sys.exit(143)", "os.kill(os.getpid(), 9)"])
@@ -69,7 +69,7 @@ def test_a_retryable_end_is_tried_again(backend: Local, how: str) -> None:
     )
     backend.create(manifests(RUN, code))
     done = until(backend, RUN, lambda job: job.settled)
-    assert (done.phase, done.attempts) == (Phase.SUCCEEDED, 3)
+    assert (done.phase, done.pods[0].life) == (Phase.SUCCEEDED, 3)
     lines = [text for _, text in backend.log_lines(f"{RUN}-master-0", True, None)]
     assert lines == ["life 0", "life 1", "life 2"]
 

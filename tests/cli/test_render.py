@@ -82,7 +82,7 @@ def test_output_formats(capfdbinary: Any) -> None:
 
 
 def test_a_file_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["render", "lora_di3", "--output", str(tmp_path / "runs")]
+    arguments = ["render", "lora_di3", "--to", str(tmp_path / "runs")]
     assert run(arguments) == run(arguments) == 0
     (path,) = (tmp_path / "runs").iterdir()
     assert capsys.readouterr().out == f"{path}\n{path}\n"
@@ -91,7 +91,7 @@ def test_a_file_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "a run's file is written once: remove it first" in capsys.readouterr().err
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
     (tmp_path / "file").write_text("")
-    assert run(["render", "lora_di3", "--output", str(tmp_path / "file")]) == 1
+    assert run(["render", "lora_di3", "--to", str(tmp_path / "file")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -47,7 +47,7 @@ def test_its_pods_pass_the_restricted_standard(shell: Shell, config: str, nodes:
 def test_kustomize_takes_it_as_it_is(shell: Shell, tmp_path: Path) -> None:
     files = []
     for config in CONFIGS:
-        done = shell.kctl("render", config, "--output", str(tmp_path))
+        done = shell.kctl("render", config, "--to", str(tmp_path))
         assert done.returncode == 0, done.stderr
         files.append(Path(done.stdout.strip()))
     resources = [path.name for path in files]

@@ -13,7 +13,7 @@ import pytest
 from kctl.backends.cluster.backend import Cluster
 from kctl.backends.cluster.errors import Gone
 from kctl.backends.cluster.watch import events
-from kctl.backends.protocol import Manifest
+from kctl.manifest import Manifest
 from tests.cluster.conftest import BIN, GIVEN
 from tests.cluster.jobs import job
 from tests.cluster.shell import Shell

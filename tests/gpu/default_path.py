@@ -1,4 +1,4 @@
-"""The trainer's default path on one real GPU, by hand: `python tests/gpu/default_path.py TOKENIZER_FOLDER`.
+"""The trainer's default path on real GPUs, by hand: `python tests/gpu/default_path.py TOKENIZER_FOLDER --ranks N`.
 
 Saves a random Qwen3-30B-A3B of fewer layers in bf16, writes made-up dialogue, and runs the launcher as a pod would:
 LoRA on attention and experts, then the same with reference kernels, a stop and resume, and every parameter under
@@ -40,7 +40,7 @@ def save_model(folder: Path, tokenizer: Path, layers: int) -> None:
         shutil.copyfile(tokenizer / name, folder / name)
 
 
-def launch(root: Path, name: str, stop_after: str | None = None, **changes: Any) -> tuple[int, str, Path]:
+def launch(root: Path, name: str, ranks: int, stop_after: str | None = None, **changes: Any) -> tuple[int, str, Path]:
     """Run the launcher once; SIGTERM it once a log line contains `stop_after`. (exit code, log, run folder)."""
     value: dict[str, Any] = {
         "model": {"path": "model"},
@@ -61,7 +61,8 @@ def launch(root: Path, name: str, stop_after: str | None = None, **changes: Any)
     config.write_text(file.to_json())
     environment = os.environ | {
         "TRAINER_CONFIG": str(config), "TRAINER_MODELS": str(root), "TRAINER_DATA": str(root),
-        "TRAINER_RUNS": str(root / "runs"), "TRAINER_TERMINATION_LOG": str(root / "end"), "PET_NPROC_PER_NODE": "1",
+        "TRAINER_RUNS": str(root / "runs"), "TRAINER_TERMINATION_LOG": str(root / "end"),
+        "PET_NPROC_PER_NODE": str(ranks),
     }  # fmt: skip
     (root / "runs").mkdir(exist_ok=True)
     start = time.monotonic()
@@ -87,18 +88,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp())
     save_model(root / "model", arguments.tokenizer, arguments.layers)
     write_chameleons(root / "data.json", 1600)
-    code, _, folder = launch(root, "default")
+    ranks = arguments.ranks
+    code, _, folder = launch(root, "default", ranks)
     verify_adapter(folder / "adapter")
-    reference, _, _ = launch(root, "reference", ops={"kernels": "reference"}, max_steps=4)
-    stopped, _, _ = launch(root, "resumed", stop_after="step=6/", seed=7)
-    resumed, _, _ = launch(root, "resumed", seed=7)
+    reference, _, _ = launch(root, "reference", ranks, ops={"kernels": "reference"}, max_steps=4)
+    stopped, _, _ = launch(root, "resumed", ranks, stop_after="step=6/", seed=7)
+    resumed, _, _ = launch(root, "resumed", ranks, seed=7)
     shutil.rmtree(root / "model")
     save_model(root / "model", arguments.tokenizer, 1)
-    full, _, whole = launch(root, "full", method="full", max_steps=6)
+    full, _, whole = launch(root, "full", ranks, method="full", max_steps=6)
     verify_adapter(whole / "adapter")
     return int((code, reference, stopped, resumed, full) != (0, 0, 143, 0, 0))
 

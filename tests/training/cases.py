@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer import metrics
-from trainer.batches import build_batch, plan_step
+from trainer.batches import build_batches, plan_step
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import accumulate
 from trainer.pod.ownership import Owner
@@ -40,9 +40,9 @@ def first_gradient(run: Run) -> dict[str, torch.Tensor]:
 
     plan = plan_step(0, run.data.train, run.train, run.packing)
     scale = torch.tensor(run.ranks.world / plan.kept)
-    rows = plan.rows[run.ranks.rank] or [[]]
     run.model.train()
-    accumulate(run.engine, (build_batch(run.data.train, row, run.packing, run.ranks.device) for row in rows), scale)
+    batches = build_batches(run.data.train, plan.rows, run.ranks.rank, run.packing, run.ranks.device)
+    accumulate(run.engine, batches, scale)
     return {name: safe_get_full_grad(parameter).clone() for name, parameter in run.parameters}
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import DENSE, MIXTURES, awaken, tiny_dense, train_config
-from trainer.adapters import adapter_state, base_digest, model_card, save_adapter, verify_adapter
+from trainer.adapters import adapter_state, model_card, save_adapter, verify_adapter
+from trainer.base_model import base_digest
 from trainer.errors import CheckpointError
 from trainer.model import add_adapters, load_model, trained_parameters
 

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM
 from tests.training.tiny import SMALL_VOCABULARY, small_tokenizer, tiny_dense, tiny_mixture
 from trainer.adapters import verify_adapter
 from trainer.dataset.prepare import prepare
+from trainer.dataset.prepared import load_prepared
+from trainer.fast.loss import CHUNK
 from trainer.schema.config import TrainConfig
 from trainer.schema.identity import run_name
 from trainer.schema.loading import RunFile, validated
@@ -82,6 +84,14 @@ def dialogue(path: Path, users: int = 12, items: int = 5) -> None:
         for user in range(users)
     ]
     path.write_text(json.dumps(rows))
+
+
+def lopsided(path: Path) -> None:
+    """Items of equal length with very few labels or very many: more than the loss takes at once."""
+    rng = random.Random(3)
+    lines = [(" ".join(rng.choices(WORDS, k=4)), " ".join(rng.choices(WORDS, k=330))) for _ in range(12)]
+    records = [{"prompt": a, "completion": b} for pair in lines for a, b in (pair, pair[::-1])]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     rows = bench.config("dense", ops__max_tokens=256)
     dropout = bench.config("dense", lora__dropout=0.1)
     full = bench.config("mixture", method="full", max_steps=HALF + 5)
+    lopsided(root / "lopsided.jsonl")
+    uneven = bench.config(
+        "mixture",
+        method="full",
+        max_steps=4,
+        global_batch_size=2,
+        data={"path": "lopsided.jsonl", "format": "prompt_completion", "max_length": 512},
+    )
+    prepare(uneven.data, root, root / "mixture", root / "prepared-lopsided", lambda text: None)
     half = f"tiny-*/checkpoints/step-{HALF:06d}"
     two = [
         bench.case("dense-2", dense),
@@ -192,6 +211,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         bench.case("dense-gradient-2", dense, gradients=str(root / "dense-gradient-2.safetensors")),
         bench.case("mixture-gradient-2", mixture, gradients=str(root / "mixture-gradient-2.safetensors")),
         bench.case("full-2", full),
+        bench.case("uneven-2", uneven, prepared=str(root / "prepared-lopsided")),
         bench.case("resumed-full-2", full, resumes=f"{root}/runs-full-2/{half}"),
         bench.case("resumed-2", dense, resumes=f"{root}/runs-dense-2/{half}"),
         bench.case("resumed-dropout-2", dropout, resumes=f"{root}/runs-dropout-2/{half}"),
@@ -254,6 +274,13 @@ def test_a_resumed_run_is_equal_to_the_bit(bench: Bench, whole: str, resumed: st
     assert bench.losses(resumed) == bench.losses(whole)[HALF:]
     first, second = bench.adapter(whole), bench.adapter(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_under_zero_3_ranks_with_few_and_with_many_labels_stay_together(bench: Bench) -> None:
+    items = load_prepared(bench.root / "prepared-lopsided").train
+    labels = sorted(items.kept(item) for item in range(len(items)))
+    assert labels[0] < CHUNK < labels[-1]
+    assert len(bench.losses("uneven-2")) == 4 and bench.losses("uneven-2")[-1] < bench.losses("uneven-2")[0]
 
 
 def test_a_full_run_resumes_and_leaves_a_model_that_loads(bench: Bench) -> None:

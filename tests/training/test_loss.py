@@ -63,14 +63,21 @@ def test_no_labels_give_a_zero_that_carries_a_gradient() -> None:
     assert torch.autograd.grad(total, hidden)[0].abs().sum() == 0
 
 
-def test_padding_labels_count_nothing() -> None:
-    hidden, head, targets, positions = problem(20, 6)
-    kinds = torch.tensor([1, -1, 2, 1, -1, 1])
-    total, each = label_loss(hidden, head, targets, positions, kinds)
-    kept = kinds >= 0
-    expected, _ = label_loss(hidden, head, targets[kept], positions[kept])
-    torch.testing.assert_close(total, expected)
-    assert each[~kept].abs().sum() == 0
+@pytest.mark.parametrize("labels", [0, 6])
+def test_calls_of_the_head_beyond_the_labels_change_nothing(labels: int) -> None:
+    hidden, head, targets, positions = problem(20, labels)
+    runs: list[int] = []
+
+    def counted(part: Tensor) -> Tensor:
+        runs.append(len(part))
+        return head(part)
+
+    total, each = label_loss(hidden, counted, targets, positions, calls=3)
+    assert len(runs) == 3
+    expected, alone = label_loss(hidden, head, targets, positions)
+    assert torch.equal(total, expected) and torch.equal(each, alone)
+    gradient, reference = (torch.autograd.grad(loss, hidden)[0] for loss in (total, expected))
+    assert torch.equal(gradient, reference)
 
 
 def test_logits_exist_for_one_chunk_at_a_time() -> None:

@@ -5,13 +5,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kctl.backends.cluster.logs import Tail, decoded_lines
+from kctl.backends.cluster.logs import Given, decoded_lines
 
 STAMPS = st.tuples(st.integers(0, 6), st.integers(0, 3)).map(lambda at: f"2026-11-23T23:15:0{at[0]}.{at[1]:09d}Z")
 LINES = st.lists(st.tuples(STAMPS, st.sampled_from(["", "step=1", "step=2 loss=1.0", "  indented"])), max_size=40)
 
 
-def _taken(tail: Tail, lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _taken(tail: Given, lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
     given_out = [tail.take(f"{stamp} {text}") for stamp, text in lines]
     return [stamped for stamped in given_out if stamped is not None]
 
@@ -25,7 +25,7 @@ def _served(lines: list[tuple[str, str]], since: str | None) -> list[tuple[str, 
 def test_cut_anywhere_nothing_is_lost_or_doubled(lines: list[tuple[str, str]], cuts: list[int]) -> None:
     """Stamps rise but for less than a second, as two writers make them."""
     lines.sort(key=lambda line: line[0][:19])
-    tail, out = Tail(None), []
+    tail, out = Given(None), []
     for cut in [*cuts, len(lines)]:
         tail.reconnected()
         out += _taken(tail, _served(lines[:cut], tail.since))
@@ -34,13 +34,13 @@ def test_cut_anywhere_nothing_is_lost_or_doubled(lines: list[tuple[str, str]], c
 
 @given(LINES)
 def test_in_order(lines: list[tuple[str, str]]) -> None:
-    tail = Tail(None)
+    tail = Given(None)
     tail.reconnected()
     assert _taken(tail, lines) == lines
 
 
 def test_a_reconnect_never_asks_for_more_than_was_asked_at_first() -> None:
-    tail = Tail("2026-11-23T23:15:05Z")
+    tail = Given("2026-11-23T23:15:05Z")
     tail.reconnected()
     tail.take("2026-11-23T23:15:06.5Z one")
     assert tail.since == "2026-11-23T23:15:05Z"
@@ -49,7 +49,7 @@ def test_a_reconnect_never_asks_for_more_than_was_asked_at_first() -> None:
 
 
 def test_zones_and_lines_without_a_stamp() -> None:
-    tail = Tail(None)
+    tail = Given(None)
     tail.reconnected()
     assert tail.take("2026-11-24T00:15:06.5+01:00 one") == ("2026-11-24T00:15:06.5+01:00", "one")
     assert tail.since == "2026-11-23T23:15:04Z"
@@ -61,7 +61,7 @@ def test_zones_and_lines_without_a_stamp() -> None:
 
 
 def test_memory_is_bounded_by_seconds() -> None:
-    tail = Tail(None)
+    tail = Given(None)
     for minute in range(60):
         for second in range(60):
             tail.take(f"2026-11-23T23:{minute:02d}:{second:02d}Z line")

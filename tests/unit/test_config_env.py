@@ -44,6 +44,15 @@ def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, value: 
     assert value not in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["secret", "key"])
+@pytest.mark.parametrize("value", [HEX, "sk-" + "a1" * 12])
+def test_a_secret_where_its_name_belongs_is_refused_and_not_repeated(field: str, value: str) -> None:
+    reference = {"secret": "hub", "key": "token"} | {field: value}
+    with pytest.raises(ConfigError, match=r"cluster\.env\.HF_TOKEN: secret and key are names") as caught:
+        load("lora_di3", [f"cluster.env.HF_TOKEN={reference}"])
+    assert value not in str(caught.value)
+
+
 @pytest.mark.parametrize(("name", "value"), HARMLESS)
 def test_what_is_no_secret_passes(name: str, value: str) -> None:
     assert load("lora_di3", [f"cluster.env.{name}='{value}'"]).config.cluster.env == {name: value}

@@ -1,5 +1,6 @@
 """Every wrong input that the launcher sees before torchrun: one sentence, the remedy in it, the contract's code."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.unit.launch_world import World, make_world, train_config
 from tests.unit.test_launch_atomic import on_tmpfs
 from trainer import base_model
+from trainer.base_model import base_digest
 from trainer.errors import ConfigError, DataError, RunsFolderError
 from trainer.pod import preconditions
 from trainer.pod.environment import read_pod, scratch
@@ -60,10 +62,18 @@ def test_missing_data_files(world: World) -> None:
 def test_a_missing_adapter_to_start_from(tmp_path: Path) -> None:
     train = train_config(lora={"rank": 2, "init_adapter": "old/adapter"})
     with pytest.raises(ConfigError, match=r"old/adapter: no adapter there: correct train\.lora\.init_adapter"):
-        preconditions.check_init_adapter(train, tmp_path)
-    (tmp_path / "old" / "adapter").mkdir(parents=True)
-    (tmp_path / "old" / "adapter" / "adapter_config.json").write_text("{}")
-    preconditions.check_init_adapter(train, tmp_path)
+        preconditions.check_init_adapter(train, tmp_path, tmp_path)
+    model = tmp_path / "tiny"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"\0" * 100)
+    adapter = tmp_path / "old" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "MANIFEST.json").write_text(json.dumps({"base": base_digest(model)}))
+    preconditions.check_init_adapter(train, tmp_path, tmp_path)
+    (model / "model.safetensors").write_bytes(b"\1" * 100)
+    with pytest.raises(ConfigError, match=r"old/adapter: was trained on another base model than train\.model"):
+        preconditions.check_init_adapter(train, tmp_path, tmp_path)
 
 
 def test_the_folder_of_another_run_is_refused(world: World) -> None:

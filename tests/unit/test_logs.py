@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kctl.backends.local.store import log_time
+from kctl.backends.times import log_time, nanoseconds
 from kctl.errors import UsageError
-from kctl.run.logs import Tail, nanoseconds, parse_duration, since_time
+from kctl.run.logs import Tail, parse_duration, since_time
 
 START = 1_700_000_000
 

@@ -47,6 +47,8 @@ def test_none_names_the_nearest_and_the_list() -> None:
         choose("@latest", [], None)
     with pytest.raises(NotFound, match="see kctl list"):
         choose("", KNOWN, None)
+    with pytest.raises(NotFound, match=r"is run my-00000001, which was never submitted .*kctl submit my --local"):
+        choose("my", KNOWN, "my-00000001", " --local")
 
 
 @given(st.text(max_size=20), st.lists(st.text(alphabet="ab-0", min_size=1, max_size=6), unique=True, max_size=6))

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
+from kctl.backends.run_view import RunView
 from kctl.errors import KctlError
-from kctl.run.job import Job
-from kctl.run.submit import Decision, decide, manifest_sha256, the_job
+from kctl.manifest import the_job
+from kctl.run.submit import Decision, decide, manifest_sha256
 from trainer.schema.contract import ANNOTATION_MANIFEST, Phase
 
 
-def existing(phase: Phase, sha: str = "same", deleting: bool = False) -> Job:
-    return Job("r", "c", phase, None, None, None, None, None, "", None, "", "u", sha, 30, deleting, ())
+def existing(phase: Phase, sha: str = "same", deleting: bool = False) -> RunView:
+    return RunView("r", "c", phase, None, None, None, None, None, "", None, "", "u", sha, 30, deleting, ())
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RESTARTING])

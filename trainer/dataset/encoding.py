@@ -38,10 +38,10 @@ class Encoded:
     flaw: str | None = None
 
 
-Job = tuple[Item, Sequence[str]]
+Pair = tuple[Item, Sequence[str]]
 """An item and the lines of its history."""
-_Batch = list[tuple[Job, Draft | str]]
-"""Jobs with their drafts, or with the reason why there is none."""
+_Batch = list[tuple[Pair, Draft | str]]
+"""Pairs with their drafts, or with the reason why there is none."""
 
 
 class Encoder:
@@ -52,22 +52,22 @@ class Encoder:
         self._spelt = control_pattern(controls)
         self._tails: dict[str, list[int]] = {}
 
-    def encode(self, jobs: Iterable[Job]) -> Iterator[tuple[Item, Encoded]]:
-        """Every job's item with its tokens, in order."""
-        for batch in self._batches(jobs):
+    def encode(self, pairs: Iterable[Pair]) -> Iterator[tuple[Item, Encoded]]:
+        """Every pair's item with its tokens, in order."""
+        for batch in self._batches(pairs):
             tokenised = iter(self._tokens.batch([draft.text for _, draft in batch if isinstance(draft, Draft)]))
-            for job, draft in batch:
+            for pair, draft in batch:
                 if isinstance(draft, str):
-                    yield job[0], _refused(draft)
+                    yield pair[0], _refused(draft)
                 else:
-                    yield job[0], self._finish(job, draft, next(tokenised))
+                    yield pair[0], self._finish(pair, draft, next(tokenised))
 
-    def _batches(self, jobs: Iterable[Job]) -> Iterator["_Batch"]:
+    def _batches(self, pairs: Iterable[Pair]) -> Iterator["_Batch"]:
         batch: _Batch = []
         characters = 0
-        for job in jobs:
-            draft = self._draft(job)
-            batch.append((job, draft))
+        for pair in pairs:
+            draft = self._draft(pair)
+            batch.append((pair, draft))
             characters += len(draft.text) if isinstance(draft, Draft) else 0
             if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_ITEMS:
                 yield batch
@@ -75,9 +75,9 @@ class Encoder:
         if batch:
             yield batch
 
-    def _draft(self, job: Job) -> Draft | str:
+    def _draft(self, pair: Pair) -> Draft | str:
         """The whole item's draft, or why there can be none."""
-        item, history = job
+        item, history = pair
         texts = [item.answer, item.query, item.user.identity or "", *item.user.tags, *history]
         texts += [turn.text for turn in item.turns]
         if self._spelt.search("\n".join(texts)):
@@ -87,16 +87,16 @@ class Encoder:
         except template_errors():
             return REFUSED
 
-    def _finish(self, job: Job, draft: Draft, tokens: Tokens) -> Encoded:
+    def _finish(self, pair: Pair, draft: Draft, tokens: Tokens) -> Encoded:
         dropped, ids = 0, tokens.ids
         if len(ids) > self._max:
-            fitting = self._shorten(job, len(ids) - self._max)
+            fitting = self._shorten(pair, len(ids) - self._max)
             if fitting is None:
                 return _refused(TOO_LONG)
             dropped, draft, tokens = fitting
             ids = tokens.ids
         if self._composer.every_turn:
-            draft = self._composer.all_answers(job[0], dropped, draft)
+            draft = self._composer.all_answers(pair[0], dropped, draft)
         kinds = self._kinds(draft, tokens, ids)
         if kinds is None and len(draft.spans) > 1:
             draft = Draft(draft.text, draft.spans[-1:], fallback=True)
@@ -105,13 +105,13 @@ class Encoder:
             return _refused(NOT_PREFIX)
         return Encoded(array("i", ids), kinds, dropped, draft.fallback)
 
-    def _shorten(self, job: Job, over: int) -> tuple[int, Draft, Tokens] | None:
+    def _shorten(self, pair: Pair, over: int) -> tuple[int, Draft, Tokens] | None:
         """The longest version that fits: (parts left out, draft, tokens); None if even the shortest does not."""
-        costs = [len(part.ids) for part in self._tokens.batch(self._composer.droppable(*job))]
+        costs = [len(part.ids) for part in self._tokens.batch(self._composer.droppable(*pair))]
         tried: dict[int, tuple[int, Draft, Tokens]] = {}
 
         def fits(dropped: int) -> bool:
-            draft = self._composer.compose(*job, dropped)
+            draft = self._composer.compose(*pair, dropped)
             tried[dropped] = dropped, draft, self._tokens.batch([draft.text])[0]
             return len(tried[dropped][2].ids) <= self._max
 

@@ -55,12 +55,13 @@ def output_head(model: nn.Module) -> Head:
 
 
 def label_loss(
-    hidden: Tensor, head: Head | Tensor, targets: Tensor, positions: Tensor, kinds: Tensor | None = None
+    hidden: Tensor, head: Head | Tensor, targets: Tensor, positions: Tensor, calls: int = 0
 ) -> tuple[Tensor, Tensor]:
     """(sum of cross entropy as an fp32 scalar with a graph, cross entropy of each label (N,) fp32 without one).
 
     hidden (T, H); label j has id targets[j] and is predicted at positions[j], both (N,). head: a module, a function
-    or a weight (vocabulary, H). A label with kinds[j] < 0 is padding and counts nothing. N may be 0.
+    or a weight (vocabulary, H). N may be 0. The head runs at least `calls` times: under ZeRO-3 each run of it is a
+    collective, and ranks with fewer labels must make as many.
     """
     chosen = hidden.index_select(0, positions)
     losses = [
@@ -68,12 +69,18 @@ def label_loss(
         for part, labels in zip(chosen.split(CHUNK), targets.split(CHUNK), strict=True)
         if labels.numel()
     ]
-    if not losses:
-        return chosen.float().sum(), hidden.new_zeros(0, dtype=torch.float32)
-    each = torch.cat(losses)
-    if kinds is not None:
-        each = each * (kinds >= 0)
-    return each.sum(), each.detach()
+    each = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+    total = each.sum() if losses else chosen.float().sum()
+    for _ in range(calls - len(losses)):
+        nothing = targets.new_zeros(1)
+        idle = checkpoint(_cross_entropy, hidden[:1], head, nothing, use_reentrant=False, preserve_rng_state=False)
+        total = total + 0.0 * idle.sum()
+    return total, each.detach()
+
+
+def head_calls(labels: int) -> int:
+    """How often the head runs for a row of `labels` labels, at least once."""
+    return max(1, -(-labels // CHUNK))
 
 
 def _cross_entropy(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:

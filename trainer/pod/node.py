@@ -20,7 +20,7 @@ from trainer.schema.loading import RunFile
 
 
 @dataclass(frozen=True)
-class Job:
+class Node:
     """What this launcher works with."""
 
     pod: Pod
@@ -35,48 +35,48 @@ class Job:
     """What runs instead of torchrun with the ranks."""
 
 
-def train(job: Job, own: Mapping[str, str], ownership: Ownership | None, end: float | None) -> Outcome:
+def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: float | None) -> Outcome:
     """Run the ranks until they are done, stopped or broken; `end`: when max_hours is over, on the monotonic clock."""
-    job.stop.protect()
-    level = read_plan(job.folder)
+    node.stop.protect()
+    level = read_plan(node.folder)
 
     def watch() -> bool:
         if end is not None and time.monotonic() >= end:
-            job.stop.ask(TIME_LIMIT)
+            node.stop.ask(TIME_LIMIT)
         return ownership is None or not ownership.lost
 
     while True:
-        environ = {**own, contract.ENV_PLAN: str(level), contract.ENV_RUN_FOLDER: str(job.folder.root)}
+        environ = {**own, contract.ENV_PLAN: str(level), contract.ENV_RUN_FOLDER: str(node.folder.root)}
         if ownership is not None:
             environ[contract.ENV_OWNER] = ownership.owner.token
-        outcome = run_once(job, job.command or torchrun(os.environ), environ, watch)
+        outcome = run_once(node, node.command or torchrun(os.environ), environ, watch)
         if ownership is not None:
             ownership.check()  # who lost the run has no say in how it ended
         if outcome.code is not ExitCode.OUT_OF_MEMORY or level > 0:
             return outcome
         level = 1
         # Also by other nodes than 0: whoever has too little memory must be heard at the next start.
-        write_json(job.folder.plan, {"level": level, "reason": outcome.sentence})
-        if job.stop.asked is not None:
-            return replace(outcome, code=ExitCode.PREEMPTED if job.stop.asked == PREEMPTED else ExitCode.TIME_LIMIT)
-        if job.pod.nodes > 1:  # the other nodes have lost these ranks: all start again, with the new plan
+        write_json(node.folder.plan, {"level": level, "reason": outcome.sentence})
+        if node.stop.asked is not None:
+            return replace(outcome, code=ExitCode.PREEMPTED if node.stop.asked == PREEMPTED else ExitCode.TIME_LIMIT)
+        if node.pod.nodes > 1:  # the other nodes have lost these ranks: all start again, with the new plan
             return replace(outcome, code=ExitCode.PEER_LOST)
-        job.tee.say(f"out of GPU memory: starting once more with memory plan {level}")
+        node.tee.say(f"out of GPU memory: starting once more with memory plan {level}")
 
 
 def run_once(
-    job: Job, command: Sequence[str], own: Mapping[str, str], watch: Callable[[], bool], dry: bool = False
+    node: Node, command: Sequence[str], own: Mapping[str, str], watch: Callable[[], bool], dry: bool = False
 ) -> Outcome:
     """Run `command` to its end and judge by what the ranks wrote."""
-    words, stop_file = job.work / "outcomes", job.work / "stop"
+    words, stop_file = node.work / "outcomes", node.work / "stop"
     with named_errors(words):
         shutil.rmtree(words, ignore_errors=True)
         words.mkdir()
     places = {contract.ENV_OUTCOMES: str(words), contract.ENV_STOP_FILE: str(stop_file)}
-    places |= {contract.ENV_CONFIG: str(job.config.absolute()), contract.ENV_RUNS: str(job.pod.runs)}
+    places |= {contract.ENV_CONFIG: str(node.config.absolute()), contract.ENV_RUNS: str(node.pod.runs)}
     environ = rank_environment(os.environ, {**places, **own})
-    status, unjoined = run_ranks(command, environ, job.tee, job.stop, watch)
-    ending = Ending(status, job.stop.asked, job.pod.node, job.pod.nodes, unjoined, dry)
+    status, unjoined = run_ranks(command, environ, node.tee, node.stop, watch)
+    ending = Ending(status, node.stop.asked, node.pod.node, node.pod.nodes, unjoined, dry)
     by_rank, progress = read_outcomes(words)
     return replace(decide(by_rank, ending, bool(progress)), progress=progress)
 

@@ -8,10 +8,11 @@ import os
 import uuid
 from pathlib import Path
 
-from trainer.atomic import named_errors
+from trainer.atomic import named_errors, read_object
+from trainer.base_model import base_digest, model_folder
 from trainer.errors import ConfigError, DataError, RunsFolderError
 from trainer.schema.config import TrainConfig
-from trainer.schema.contract import RunFolder
+from trainer.schema.contract import MANIFEST, RunFolder
 from trainer.schema.identity import train_hash
 from trainer.schema.loading import RunFile, read_run_file
 
@@ -46,11 +47,15 @@ def check_data(train: TrainConfig, data: Path) -> None:
             raise DataError(f"{path}: may not be read by uid {os.getuid()}: chmod it, or set run_as in the profile")
 
 
-def check_init_adapter(train: TrainConfig, runs: Path) -> None:
-    """ConfigError unless the adapter to start from, if any, is there."""
+def check_init_adapter(train: TrainConfig, runs: Path, models: Path) -> None:
+    """ConfigError unless the adapter to start from, if any, is there and was trained on this very base model."""
     name = train.lora.init_adapter if train.lora is not None else None
-    if name is not None and not (runs / name / "adapter_config.json").is_file():
+    if name is None:
+        return
+    if not (runs / name / "adapter_config.json").is_file():
         raise ConfigError(f"{runs / name}: no adapter there: correct train.lora.init_adapter")
+    if read_object(runs / name / MANIFEST).get("base") != base_digest(model_folder(train, models)):
+        raise ConfigError(f"{runs / name}: was trained on another base model than train.model: name one of this model")
 
 
 def check_runs_folder(folder: RunFolder, file: RunFile) -> None:

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 from kctl.backends.cluster.errors import Busy, Call, from_status, from_transport
 from kctl.backends.cluster.kubeconfig import Connection
-from kctl.backends.protocol import Manifest
 from kctl.errors import Unreachable
+from kctl.manifest import Manifest
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0

@@ -15,8 +15,9 @@ from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import lines
 from kctl.backends.cluster.reader import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
-from kctl.backends.protocol import Manifest, RunFiles
+from kctl.backends.protocol import RunFiles
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
+from kctl.manifest import Manifest
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
 
 RESOURCES = {

@@ -16,8 +16,9 @@ from kctl.backends.cluster.errors import cut
 from kctl.backends.cluster.reader import reader_name, reader_pod
 from kctl.backends.cluster.tunnel import Tunnel
 from kctl.backends.cluster.watch import snapshots
-from kctl.backends.protocol import Manifest, RunFiles
+from kctl.backends.protocol import RunFiles
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut, Unreachable
+from kctl.manifest import Manifest
 from trainer.schema.contract import READER_PORT
 
 CHUNK = 2**20

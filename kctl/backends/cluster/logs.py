@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.watch import PATIENCE_SECONDS, Trouble
-from kctl.backends.protocol import Manifest
 from kctl.errors import NotFound, Refused, Unreachable
+from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER
 
 SILENCE_SECONDS = 300.0
@@ -29,7 +29,7 @@ PAUSE_SECONDS = 0.5
 _STAMPED = re.compile(r"((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)) ?(.*)", re.DOTALL)
 
 
-class Tail:
+class Given:
     """What has been given out of one log: by second, the lines of the newest second and shortly before it."""
 
     def __init__(self, since: str | None) -> None:
@@ -91,7 +91,7 @@ def lines(api: Api, pod_path: str, follow: bool, since: str | None) -> Iterator[
 
     NotFound if there is no such pod at the start. A pod that has not started yet is waited for with follow only.
     """
-    tail, pod = Tail(since), pod_path.rpartition("/")[2]
+    tail, pod = Given(since), pod_path.rpartition("/")[2]
     trouble = Trouble(GIVE_UP_SECONDS if follow else PATIENCE_SECONDS)
     state = _state(api.get(f"read the log of pod {pod}", pod_path))
     while state != "gone":
@@ -111,7 +111,7 @@ def lines(api: Api, pod_path: str, follow: bool, since: str | None) -> Iterator[
             trouble.again(error)
 
 
-def _one_connection(api: Api, pod_path: str, follow: bool, tail: Tail) -> Iterator[tuple[str, str]]:
+def _one_connection(api: Api, pod_path: str, follow: bool, tail: Given) -> Iterator[tuple[str, str]]:
     query = {"container": CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
     if tail.since is not None:
         query["sinceTime"] = tail.since

@@ -5,8 +5,8 @@ So it has the job's image, user, pull secrets, tolerations and queue, and mounts
 
 from typing import Any
 
-from kctl.backends.protocol import Manifest
 from kctl.errors import KctlError
+from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER, LABEL_RUN, RUNS_MOUNT
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.errors import Gone
-from kctl.backends.protocol import Manifest
 from kctl.errors import KctlError, Refused, Unreachable
+from kctl.manifest import Manifest
 
 SILENCE_SECONDS = 90.0
 """A watch without a word for this long is cut: the server sends a bookmark about every minute."""

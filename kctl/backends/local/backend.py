@@ -19,11 +19,13 @@ from kctl.backends.local.env import environment, folders, pod_plans, runs_folder
 from kctl.backends.local.files import LocalFiles, write_config_maps
 from kctl.backends.local.pod import ANNOTATION_PID, ANNOTATION_STARTED, read_message
 from kctl.backends.local.process import Process, identify, kill_marked, require_proc
-from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, timestamp, write_json
-from kctl.backends.protocol import Manifest, RunFiles
+from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, write_json
+from kctl.backends.protocol import RunFiles
+from kctl.backends.run_view import ANNOTATION_LIFE, condition
+from kctl.backends.times import timestamp
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
-from kctl.run.job import ANNOTATION_ATTEMPT, condition, parse_message
-from kctl.run.submit import the_job
+from kctl.manifest import Manifest, the_job
+from trainer.schema.messages import parse_message
 
 _TURN = 0.1
 GONE = "the supervisor is gone; submit again to resume"
@@ -201,7 +203,7 @@ def _as_it_is(run: LocalRun, pod: Manifest) -> Manifest:
     """A pod whose record nobody keeps any more: if its process is gone, it failed."""
     if pod["status"]["phase"] in ("Succeeded", "Failed") or _process(pod).alive:
         return pod
-    message = read_message(run, pod["metadata"]["name"], int(pod["metadata"]["annotations"][ANNOTATION_ATTEMPT]))
+    message = read_message(run, pod["metadata"]["name"], int(pod["metadata"]["annotations"][ANNOTATION_LIFE]))
     code = parse_message(message).code
     ended = {"exitCode": 137 if code is None else code, "reason": "SupervisorGone", "message": message}
     container = {**pod["status"]["containerStatuses"][0], "state": {"terminated": ended}}

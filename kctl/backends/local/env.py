@@ -15,8 +15,8 @@ from typing import Any
 
 from kctl.backends.local.process import ENV_MARK
 from kctl.backends.local.store import LocalRun
-from kctl.backends.protocol import Manifest
 from kctl.errors import UsageError
+from kctl.manifest import Manifest
 from trainer.schema.contract import (
     CONTAINER,
     ENV_TERMINATION_LOG,
@@ -142,9 +142,9 @@ def environment(run: LocalRun, job: Manifest, plan: PodPlan, uid: str, port: int
     return result
 
 
-def termination_log(run: LocalRun, plan: PodPlan, attempt: int) -> Path:
+def termination_log(run: LocalRun, plan: PodPlan, life: int) -> Path:
     """Stands for /dev/termination-log, one a life."""
-    return run.work / plan.name / f"termination-{attempt}"
+    return run.work / plan.name / f"termination-{life}"
 
 
 def with_termination_log(values: dict[str, str], path: Path) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from kctl.backends.protocol import Manifest
 from kctl.errors import NotFound, UsageError
+from kctl.manifest import Manifest
 
 _CHUNK = 1 << 20
 

@@ -7,10 +7,10 @@ from functools import partial
 from typing import BinaryIO
 
 from kctl.backends.local.store import LocalRun, read_json
-from kctl.backends.protocol import Manifest
+from kctl.backends.run_view import pod_view
+from kctl.backends.times import nanoseconds
 from kctl.errors import NotFound
-from kctl.run.job import pod_view
-from kctl.run.logs import nanoseconds
+from kctl.manifest import Manifest
 
 _TURN = 0.1
 
@@ -22,15 +22,15 @@ def lines(
     if not run.pod(pod).exists():
         raise NotFound(f"no pod {pod} locally; see kctl list --local")
     start = nanoseconds(since) if since else 0
-    uid, attempt = _uid(run), 1
+    uid, life = _uid(run), 1
     while True:
-        if run.log(pod, attempt).exists():
-            with run.log(pod, attempt).open("rb") as file:
+        if run.log(pod, life).exists():
+            with run.log(pod, life).open("rb") as file:
                 _skip(file, start)
-                yield from _one_life(file, start, partial(_done, run, pod, attempt, uid, follow, list_pods))
-        if run.log(pod, attempt + 1).exists() and _uid(run) == uid:
-            attempt += 1
-        elif not follow or _done(run, pod, attempt, uid, follow, list_pods):
+                yield from _one_life(file, start, partial(_done, run, pod, life, uid, follow, list_pods))
+        if run.log(pod, life + 1).exists() and _uid(run) == uid:
+            life += 1
+        elif not follow or _done(run, pod, life, uid, follow, list_pods):
             return
         else:
             time.sleep(_TURN)
@@ -42,13 +42,13 @@ def _uid(run: LocalRun) -> str:
 
 
 def _done(
-    run: LocalRun, pod: str, attempt: int, uid: str, follow: bool, list_pods: Callable[[str], list[Manifest]]
+    run: LocalRun, pod: str, life: int, uid: str, follow: bool, list_pods: Callable[[str], list[Manifest]]
 ) -> bool:
     """True where nothing is added to this life's log any more, or where nobody wants to wait for it."""
-    if not follow or run.log(pod, attempt + 1).exists() or _uid(run) != uid:
+    if not follow or run.log(pod, life + 1).exists() or _uid(run) != uid:
         return True
     view = next((pod_view(one) for one in list_pods(run.name) if one["metadata"]["name"] == pod), None)
-    return view is None or (not view.active and (view.attempt or 1) <= attempt)
+    return view is None or (not view.active and (view.life or 1) <= life)
 
 
 def _skip(file: BinaryIO, start: int) -> None:

@@ -11,9 +11,10 @@ import uuid
 
 from kctl.backends.local.env import PodPlan, command, environment, folders, termination_log, with_termination_log
 from kctl.backends.local.process import die_with_parent, identify, kill_marked, send
-from kctl.backends.local.store import LocalRun, log_time, timestamp, write_json
-from kctl.backends.protocol import Manifest
-from kctl.run.job import ANNOTATION_ATTEMPT
+from kctl.backends.local.store import LocalRun, write_json
+from kctl.backends.run_view import ANNOTATION_LIFE
+from kctl.backends.times import log_time, timestamp
+from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER
 
 ANNOTATION_PID = "kctl.dev/pid"
@@ -30,13 +31,13 @@ _FALLBACK_LIMIT = 2048
 class LocalPod:
     """Started by `start`; over once `code` is set."""
 
-    def __init__(self, run: LocalRun, job: Manifest, plan: PodPlan, attempt: int, port: int) -> None:
-        self.run, self.plan, self.attempt = run, plan, attempt
+    def __init__(self, run: LocalRun, job: Manifest, plan: PodPlan, life: int, port: int) -> None:
+        self.run, self.plan, self.life = run, plan, life
         self.uid = str(uuid.uuid4())
         self.code: int | None = None
         self._environment = environment(run, job, plan, self.uid, port)
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = run.log(plan.name, attempt).open("ab")
+        self._log = run.log(plan.name, life).open("ab")
         self._rest = b""
         self._time = 0
         self._kill_at: float | None = None
@@ -49,7 +50,7 @@ class LocalPod:
         work = self.run.work / self.plan.name
         for folder in (work, *(path for path in mapped.values() if not path.exists())):
             folder.mkdir(parents=True, exist_ok=True)
-        message = termination_log(self.run, self.plan, self.attempt)
+        message = termination_log(self.run, self.plan, self.life)
         try:
             self._process = subprocess.Popen(
                 command(self.run, self.plan),
@@ -136,21 +137,21 @@ class LocalPod:
             self._process.stdout.close()
         reason = "Completed" if code == 0 else "Error"
         ended = {"exitCode": code, "reason": reason, "startedAt": self._created, "finishedAt": timestamp()}
-        message = read_message(self.run, self.plan.name, self.attempt)
+        message = read_message(self.run, self.plan.name, self.life)
         if not message and code and self.plan.container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
             message = self._last_words()
         self._write("Succeeded" if code == 0 else "Failed", {"terminated": {**ended, "message": message}})
         self.code = code
 
     def _last_words(self) -> str:
-        with self.run.log(self.plan.name, self.attempt).open("rb") as file:
+        with self.run.log(self.plan.name, self.life).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _FALLBACK_LIMIT))
             lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(line.partition(" ")[2] for line in lines)
 
     def _write(self, phase: str, state: Manifest) -> None:
         process = identify(self._process.pid) if self._process is not None else None
-        annotations = {ANNOTATION_ATTEMPT: str(self.attempt)}
+        annotations = {ANNOTATION_LIFE: str(self.life)}
         if process is not None:
             annotations |= {ANNOTATION_PID: str(process.pid), ANNOTATION_STARTED: process.started}
         status = {"phase": phase, "containerStatuses": [{"name": CONTAINER, "restartCount": 0, "state": state}]}
@@ -166,10 +167,10 @@ class LocalPod:
         write_json(self.run.pod(self.plan.name), record)
 
 
-def read_message(run: LocalRun, pod: str, attempt: int) -> str:
+def read_message(run: LocalRun, pod: str, life: int) -> str:
     """What the pod left as its termination message, at most 4096 bytes of it."""
     try:
-        with (run.work / pod / f"termination-{attempt}").open("rb") as file:
+        with (run.work / pod / f"termination-{life}").open("rb") as file:
             return file.read(_MESSAGE_LIMIT).decode(errors="replace")
     except FileNotFoundError:
         return ""

@@ -10,15 +10,13 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from kctl.backends.protocol import Manifest
 from kctl.errors import KctlError
+from kctl.manifest import Manifest
 
 ENV_ROOT = "KCTL_LOCAL"
 """Folder of all local state; without it `.kctl` of the working directory."""
@@ -70,9 +68,9 @@ class LocalRun:
         """The pod's record."""
         return self.pods / f"{name}.json"
 
-    def log(self, pod: str, attempt: int) -> Path:
+    def log(self, pod: str, life: int) -> Path:
         """What one life of a pod printed, one `<time> <text>` a line, as the kubelet keeps it."""
-        return self.logs / f"{pod}-{attempt}.log"
+        return self.logs / f"{pod}-{life}.log"
 
 
 def state_root() -> Path:
@@ -136,14 +134,3 @@ def _locked(run: LocalRun) -> IO[str] | None:
             lock.close()  # the folder was replaced while this waited
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-
-def timestamp() -> str:
-    """Now, as Kubernetes writes times: RFC 3339, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def log_time(nanoseconds: int) -> str:
-    """Nanoseconds since 1970 as the kubelet stamps a log line: RFC 3339, UTC, nine digits."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"

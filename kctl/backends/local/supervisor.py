@@ -15,8 +15,9 @@ from pathlib import Path
 
 from kctl.backends.local.env import PodPlan, pod_plans
 from kctl.backends.local.pod import LocalPod
-from kctl.backends.local.store import LocalRun, editing, read_json, timestamp
-from kctl.backends.protocol import Manifest
+from kctl.backends.local.store import LocalRun, editing, read_json
+from kctl.backends.times import timestamp
+from kctl.manifest import Manifest
 
 _TURN = 0.1
 """Seconds between two looks at processes and at job.json."""
@@ -41,7 +42,7 @@ class Supervisor:
         if self._obeyed():
             return
         for plan in self.plans.values():
-            self._create(plan, attempt=1)
+            self._create(plan, life=1)
         self._status(self._running)
         while not self._reconcile():
             self._turn()
@@ -53,8 +54,8 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         self.told_to_stop = True
 
-    def _create(self, plan: PodPlan, attempt: int) -> None:
-        pod = LocalPod(self.run, self.job, plan, attempt, self.port)
+    def _create(self, plan: PodPlan, life: int) -> None:
+        pod = LocalPod(self.run, self.job, plan, life, self.port)
         self.pods[plan.name] = pod
         pod.start()
 
@@ -77,7 +78,7 @@ class Supervisor:
         if failed:
             self._status(lambda status: _set_condition(status, self.run.name, "Restarting"))
             for pod in failed:
-                self._create(pod.plan, pod.attempt + 1)
+                self._create(pod.plan, pod.life + 1)
             self._status(self._running)
         masters = [pod for pod in self.pods.values() if pod.plan.replica == "Master"]
         if all(pod.code == 0 for pod in masters or self.pods.values()):

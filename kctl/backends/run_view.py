@@ -1,16 +1,9 @@
-"""What people see of a run, derived from its PyTorchJob and pods: one view for both backends.
+"""What people see of a run, derived from its PyTorchJob and pods: one view for both backends. Talks to nobody."""
 
-Reads the Kubernetes shapes and the trainer's two messages (termination message, log line). Talks to nobody.
-"""
-
-import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from kctl.backends.protocol import Manifest
+from kctl.manifest import Manifest
 from trainer.schema.contract import (
     ANNOTATION_CANCELLED,
     ANNOTATION_MANIFEST,
@@ -19,34 +12,10 @@ from trainer.schema.contract import (
     LABEL_REPLICA_INDEX,
     Phase,
 )
+from trainer.schema.messages import Message, parse_message
 
-ANNOTATION_ATTEMPT = "kctl.dev/attempt"
+ANNOTATION_LIFE = "kctl.dev/life"
 """Which life of its pod this one is, from 1. Only the local backend knows it and sets it."""
-
-_FIRST = re.compile(r"(?:^|\s)step=(\d{1,12})/(\d{1,12}) (?=loss=)")
-_PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|nan|inf))(?=\s|$)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What kctl takes from a log line of the trainer: `step=100/1000 loss=1.2345 lr=2.0e-04 ... eta_s=5400`."""
-
-    step: int
-    steps: int
-    loss: float
-    eta_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Message:
-    """A pod's termination message, as far as it says something."""
-
-    step: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-    code: int | None = None
-    sentence: str | None = None
-    attempt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +25,7 @@ class PodView:
     name: str
     phase: str
     index: int
-    attempt: int | None
+    life: int | None
     code: int | None
     message: Message
     reason: str
@@ -68,7 +37,7 @@ class PodView:
 
 
 @dataclass(frozen=True)
-class Job:
+class RunView:
     """One run, as status and list show it. step, loss and eta_s are None until something told them."""
 
     run: str
@@ -80,7 +49,7 @@ class Job:
     eta_s: float | None
     code: int | None
     sentence: str
-    attempts: int | None
+    attempt: int | None
     created: str
     uid: str
     manifest_sha256: str
@@ -94,49 +63,6 @@ class Job:
         return self.phase.finished and not any(pod.active for pod in self.pods)
 
 
-def parse_step_line(text: str) -> Step | None:
-    """The step line in `text`, or None where there is none."""
-    first = _FIRST.search(text)
-    if first is None:
-        return None
-    pairs = {name: float(value) for name, value in _PAIR.findall(text[first.end() :])}
-    if "loss" not in pairs:
-        return None
-    return Step(step=int(first[1]), steps=int(first[2]), loss=pairs["loss"], eta_s=pairs.get("eta_s"))
-
-
-def parse_message(text: str) -> Message:
-    """A termination message; fields of the wrong type are left out, text that is no JSON object is the sentence."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        return Message(sentence=text.strip().splitlines()[-1][:500] if text.strip() else None)
-    return Message(
-        step=_whole(value.get("step")),
-        steps=_whole(value.get("steps")),
-        loss=_number(value.get("loss")),
-        code=_whole(value.get("code")),
-        sentence=_text(value.get("sentence")),
-        attempt=_whole(value.get("attempt")),
-    )
-
-
-def _text(value: Any) -> str | None:
-    return " ".join(value.split()) if isinstance(value, str) and value.strip() else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def pod_view(pod: Manifest) -> PodView:
     """One pod as far as kctl looks at it."""
     metadata, status = pod["metadata"], pod.get("status") or {}
@@ -145,13 +71,13 @@ def pod_view(pod: Manifest) -> PodView:
     state = container.get("state") or {}
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     waiting = state.get("waiting") or {}
-    attempt = (metadata.get("annotations") or {}).get(ANNOTATION_ATTEMPT, "")
+    life = (metadata.get("annotations") or {}).get(ANNOTATION_LIFE, "")
     index = (metadata.get("labels") or {}).get(LABEL_REPLICA_INDEX, "0")
     return PodView(
         name=metadata["name"],
         phase=status.get("phase") or "Pending",
         index=int(index) if index.isdigit() else 0,
-        attempt=int(attempt) if attempt.isdigit() else None,
+        life=int(life) if life.isdigit() else None,
         code=(state.get("terminated") or {}).get("exitCode"),
         message=parse_message(ended.get("message") or ""),
         reason=waiting.get("message") or waiting.get("reason") or status.get("reason") or ended.get("reason") or "",
@@ -160,10 +86,17 @@ def pod_view(pod: Manifest) -> PodView:
 
 def pods_wanted(job: Manifest) -> int:
     """How many pods the job has when all are there; they may not be yet."""
-    return sum(int(spec.get("replicas", 1)) for spec in job["spec"]["pytorchReplicaSpecs"].values())
+    replicas = ((job.get("spec") or {}).get("pytorchReplicaSpecs") or {}).values()
+    return sum(int(spec.get("replicas", 1)) for spec in replicas)
 
 
-def job_view(job: Manifest, pods: Sequence[Manifest]) -> Job:
+def ranks_per_pod(job: Manifest) -> int:
+    """Processes that torchrun starts in each pod."""
+    told = str((job.get("spec") or {}).get("nprocPerNode", ""))
+    return int(told) if told.isdigit() and int(told) else 1
+
+
+def run_view(job: Manifest, pods: Sequence[Manifest]) -> RunView:
     """The run that `job` and its pods tell of, with a phase of our own: the operator's says Running too early."""
     metadata, spec = job["metadata"], job.get("spec") or {}
     views = tuple(sorted((pod_view(pod) for pod in pods), key=lambda pod: (pod.index, pod.name)))
@@ -171,8 +104,7 @@ def job_view(job: Manifest, pods: Sequence[Manifest]) -> Job:
     phase = _phase(job, views)
     teller = _teller(views)
     message = teller.message if teller else Message()
-    attempts = [number for pod in views for number in (pod.attempt, pod.message.attempt) if number is not None]
-    return Job(
+    return RunView(
         run=metadata["name"],
         config=(metadata.get("labels") or {}).get(LABEL_CONFIG, ""),
         phase=phase,
@@ -182,7 +114,7 @@ def job_view(job: Manifest, pods: Sequence[Manifest]) -> Job:
         eta_s=None,
         code=teller.code if teller and teller.code is not None else message.code,
         sentence=_sentence(job, phase, teller),
-        attempts=max(attempts, default=None),
+        attempt=message.attempt,
         created=metadata.get("creationTimestamp") or "",
         uid=metadata.get("uid") or "",
         manifest_sha256=annotations.get(ANNOTATION_MANIFEST, ""),

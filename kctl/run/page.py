@@ -1,0 +1,116 @@
+"""How runs look in a terminal: tables, the status page, next commands, and the words a run ends with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from kctl import console
+from kctl.backends.run_view import RunView
+from kctl.errors import RunFailed
+from kctl.run.find import run_of_config
+from kctl.run.options import Output
+from trainer.schema.contract import Phase
+
+KIND = "pytorchjob.kubeflow.org"
+
+
+def structured(value: Any, output: Output) -> str:
+    """`value` as JSON or YAML."""
+    if output is Output.JSON:
+        return json.dumps(value, indent=2)
+    import yaml
+
+    text: str = yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False)
+    return text.rstrip("\n")
+
+
+def print_list(views: Sequence[RunView], output: Output) -> None:
+    """All runs, in the order given."""
+    if output is Output.NAME:
+        if views:
+            console.data("\n".join(f"{KIND}/{view.run}" for view in views))
+    elif output is not Output.TABLE:
+        console.data(structured([asdict(view) for view in views], output))
+    else:
+        rows = [(view.run, str(view.phase), step_text(view), loss_text(view), age(view.created)) for view in views]
+        console.table(("RUN", "PHASE", "STEP", "LOSS", "AGE"), rows)
+
+
+def status_page(view: RunView, flags: str, output: Output) -> str:
+    """One run in full."""
+    if output is Output.NAME:
+        return f"{KIND}/{view.run}"
+    if output is not Output.TABLE:
+        return structured(asdict(view), output)
+    rows = [("Run:", view.run), ("Config:", view.config or "-"), ("Phase:", str(view.phase))]
+    rows += [("Step:", step_text(view)), ("Loss:", loss_text(view))]
+    if view.eta_s is not None and not view.phase.finished:
+        rows.append(("Left:", span(view.eta_s)))
+    if view.attempt is not None:
+        rows.append(("Attempt:", str(view.attempt)))
+    rows.append(("Created:", f"{view.created} ({age(view.created)} ago)"))
+    for pod in view.pods:
+        ended = f", code {pod.code}" if pod.code is not None else f", {pod.reason}" if pod.reason else ""
+        rows.append(("Pod:", f"{pod.name}  {pod.phase}{ended}"))
+    if view.sentence:
+        rows.append(("Message:", view.sentence))
+    rows.append(("Next:", next_command(view, flags)))
+    return "\n".join(f"{name:<9} {console.printable(value)}" for name, value in rows)
+
+
+def next_command(view: RunView, flags: str) -> str:
+    """What a person most likely wants to type now."""
+    if view.phase is Phase.SUCCEEDED:
+        return f"kctl pull {view.run}{flags}"
+    if view.phase is Phase.CANCELLED:
+        return _resume(view, flags)
+    if view.phase is Phase.FAILED:
+        return f"kctl logs {view.run}{flags}; then {_resume(view, flags)}"
+    return f"kctl logs -f {view.run}{flags}"
+
+
+def _resume(view: RunView, flags: str) -> str:
+    # A config that was edited since, or was given --set, names another run today: its bare name would start that one.
+    if view.config and run_of_config(view.config) == view.run:
+        return f"kctl submit {view.config}{flags}   (resumes)"
+    return f"kctl submit CONFIG{flags} with the content and --set that named {view.run}   (resumes)"
+
+
+def ended_well(view: RunView, flags: str) -> str:
+    """The words for a run that succeeded; RunFailed (3) with the trainer's sentence for one that did not."""
+    if view.phase is Phase.SUCCEEDED:
+        return f"run {view.run} succeeded; {next_command(view, flags)}"
+    what = "was cancelled" if view.phase is Phase.CANCELLED else f"failed{f' (code {view.code})' if view.code else ''}"
+    why = f": {view.sentence}" if view.sentence else ""
+    raise RunFailed(f"run {view.run} {what}{why}; next: {next_command(view, flags)}")
+
+
+def step_text(view: RunView) -> str:
+    """`100/1000`, or `-`."""
+    if view.step is None:
+        return "-"
+    return f"{view.step}/{view.steps}" if view.steps else str(view.step)
+
+
+def loss_text(view: RunView) -> str:
+    """Four digits after the point, or `-`."""
+    return f"{view.loss:.4f}" if view.loss is not None else "-"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: `45s`, `12m5s`, `3h10m`, `2d4h`."""
+    whole = max(0, int(min(seconds, 1e9)))
+    for size, unit, lower, lower_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}" + (f"{rest}{lower_unit}" if (rest := whole % size // lower) else "")
+    return f"{whole}s"
+
+
+def age(created: str) -> str:
+    """Time since an RFC 3339 time; `-` where that is none."""
+    try:
+        return span((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
+    except (ValueError, TypeError):
+        return "-"

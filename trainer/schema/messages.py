@@ -1,0 +1,100 @@
+"""What a run says to programs, each written and read here: two kinds of log line, and the termination message.
+
+The trainer writes, kctl reads; whatever else stands in a log or in a message is let through or left out.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_STEP = re.compile(r"(?:^|\s)step=(\d{1,12})/(\d{1,12}) (?=loss=)")
+_PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|nan|inf))(?=\s|$)", re.IGNORECASE)
+_ATTEMPT = re.compile(r"attempt (\d{1,6}) of [a-z][a-z0-9-]*, newest checkpoint: ")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is read from a step line: updates done and in all, loss (nats per label), seconds left."""
+
+    step: int
+    steps: int
+    loss: float
+    eta_s: float | None = None
+
+
+def step_line(record: Mapping[str, float]) -> str:
+    """`step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400`."""
+    return (
+        f"step={record['step']:.0f}/{record['steps']:.0f} loss={record['loss']:.4f} lr={record['lr']:.1e} "
+        f"grad_norm={record['grad_norm']:.2f} tokens_per_s={record['tokens_per_s']:.0f} "
+        f"mem_gib={record['mem_gib']:.1f} eta_s={record['eta_s']:.0f}"
+    )
+
+
+def parse_step_line(text: str) -> Step | None:
+    """The step line in `text`, or None where there is none."""
+    first = _STEP.search(text)
+    if first is None:
+        return None
+    pairs = {name: float(value) for name, value in _PAIR.findall(text[first.end() :])}
+    if "loss" not in pairs:
+        return None
+    return Step(step=int(first[1]), steps=int(first[2]), loss=pairs["loss"], eta_s=pairs.get("eta_s"))
+
+
+def attempt_line(attempt: int, run: str, newest: int) -> str:
+    """What the launcher says when attempt number `attempt` begins; `newest`: step of the newest checkpoint, or 0."""
+    return f"attempt {attempt} of {run}, newest checkpoint: {f'step {newest}' if newest else 'none'}"
+
+
+def parse_attempt_line(text: str) -> int | None:
+    """The attempt's number where `text` is such a line."""
+    match = _ATTEMPT.match(text)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A pod's termination message, as far as it says something."""
+
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    code: int | None = None
+    sentence: str | None = None
+    attempt: int | None = None
+
+
+def parse_message(text: str) -> Message:
+    """A termination message; fields of the wrong type are left out, text that is no JSON object is the sentence."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return Message(sentence=text.strip().splitlines()[-1][:500] if text.strip() else None)
+    return Message(
+        step=_whole(value.get("step")),
+        steps=_whole(value.get("steps")),
+        loss=_number(value.get("loss")),
+        code=_whole(value.get("code")),
+        sentence=_text(value.get("sentence")),
+        attempt=_whole(value.get("attempt")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return " ".join(value.split()) if isinstance(value, str) and value.strip() else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
