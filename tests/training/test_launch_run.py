@@ -232,9 +232,9 @@ def test_with_the_real_torchrun(world: World) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", launch, "[]"], env={**world.environ, **operator}, cwd=ROOT, stdout=subprocess.DEVNULL
     )
-    wait_for(lambda: log_has(world, "rank 0 of 2")() and log_has(world, "rank 1 of 2")(), 90)
+    wait_for(lambda: log_has(world, "rank 0 of 2")() and log_has(world, "rank 1 of 2")(), 180)
     process.terminate()
-    assert process.wait(90) == 143 and world.message()["sentence"] == "saved at step 3"
+    assert process.wait(120) == 143 and world.message()["sentence"] == "saved at step 3"
 
 
 def test_data_that_is_no_data_ends_with_its_code_on_record(world: World) -> None:
