@@ -17,7 +17,20 @@ from kctl import console
 from kctl.errors import KctlError
 from trainer.errors import ConfigError
 
-VERBS = ("validate", "render", "schema", "submit", "status", "list", "logs", "wait", "cancel", "pull")
+VERBS = (
+    "validate",
+    "render",
+    "schema",
+    "submit",
+    "status",
+    "list",
+    "logs",
+    "wait",
+    "cancel",
+    "pull",
+    "delete",
+    "prune",
+)
 
 
 def app(verbs: Sequence[str] = VERBS) -> typer.Typer:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from kctl.errors import UsageError
+
 
 def data(text: str) -> None:
     """Write `text` to stdout as UTF-8, whatever the locale, with exactly one newline at its end."""
@@ -30,6 +32,17 @@ def warn(text: str) -> None:
 def error(text: str) -> None:
     """The one line on stderr that ends a command."""
     print(_coloured("error:", "31"), printable(" ".join(text.split())), file=sys.stderr)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Return where `yes` was said on the command line or is typed now. UsageError without a terminal to ask at."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is no terminal to ask at: add --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was deleted")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

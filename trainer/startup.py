@@ -49,11 +49,14 @@ def packing_of(train: TrainConfig, ranks: Ranks, data: Items, packed: bool, leve
     return Packing(ranks.world, ceiling, packed, equal_rows=train.method == "full", multiple=multiple)
 
 
-def quiet_libraries() -> None:
-    """No progress bars of every rank in one log, no notices that only the libraries' own developers can act on."""
+def quiet_libraries(rank: int) -> None:
+    """No progress bars, no notices that only the libraries' own developers can act on, nothing said by every rank."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if rank > 0:
+        logging.set_verbosity_error()
+        warnings.simplefilter("ignore")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 

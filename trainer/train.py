@@ -37,7 +37,7 @@ from trainer.run import Run, token_losses
 from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
-from trainer.schema.messages import step_line
+from trainer.schema.messages import as_rank, step_line
 from trainer.schema.ops import parse_every
 from trainer.state import publish_adapter, resume, save
 
@@ -255,7 +255,7 @@ def export(run: Run, progress: Progress) -> dict[str, Any]:
 
 def train_on_this_rank(file: RunFile) -> None:
     """setup, fit, export; every rank runs this."""
-    startup.quiet_libraries()
+    startup.quiet_libraries(this_rank())
     ranks = join()
     run = setup(file, ranks)
     progress = resume(run)
@@ -268,6 +268,11 @@ def train_on_this_rank(file: RunFile) -> None:
         outcome.success(summary)
         say(f"done step={progress.step} best_step={summary['best_step']} adapter={run.folder.adapter}")
     leave()
+
+
+def this_rank() -> int:
+    """As torchrun says it, before the group is joined; 0 by hand."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def main() -> int:
@@ -284,7 +289,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 (the one boundary of this program)
         code = exit_code_of(error)
         if code in (contract.ExitCode.UNKNOWN, contract.ExitCode.DEVICE, contract.ExitCode.OUT_OF_MEMORY):
-            traceback.print_exc()
+            print(as_rank(traceback.format_exc(), this_rank()), end="", file=sys.stderr, flush=True)
         outcome.report(int(code), first_line(error))
         return 1
     return 0

@@ -61,12 +61,25 @@ class Backend(Protocol):
         """
         ...
 
+    def erase(self, run: str) -> None:
+        """Remove the run's folder from the runs volume: checkpoints, logs, adapters. The job must exist still."""
+        ...
+
+    def forget(self, run: str) -> None:
+        """Delete what a deleted job leaves beside its outputs."""
+        ...
+
     def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
         """The job now and after every change, for at most `timeout` seconds; None once it is gone."""
         ...
 
-    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
-        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends."""
+    def log_lines(
+        self, pod: str, follow: bool, since: str | None, tail: int | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends.
+
+        With tail only the last `tail` of the lines that are there, and what follows.
+        """
         ...
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:

@@ -51,6 +51,8 @@ class RunView:
     sentence: str
     attempt: int | None
     created: str
+    ended: str
+    """RFC 3339; empty while it goes on."""
     uid: str
     manifest_sha256: str
     grace_seconds: int
@@ -116,6 +118,7 @@ def run_view(job: Manifest, pods: Sequence[Manifest]) -> RunView:
         sentence=_sentence(job, phase, teller),
         attempt=message.attempt,
         created=metadata.get("creationTimestamp") or "",
+        ended=_ended(job) if phase.finished else "",
         uid=metadata.get("uid") or "",
         manifest_sha256=annotations.get(ANNOTATION_MANIFEST, ""),
         grace_seconds=_grace(spec),
@@ -128,6 +131,11 @@ def condition(job: Manifest, kind: str) -> Manifest | None:
     """The job's condition of that type where it is True."""
     conditions = (job.get("status") or {}).get("conditions") or []
     return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
+
+
+def _ended(job: Manifest) -> str:
+    ends = [one for kind in ("Succeeded", "Failed", "Suspended") if (one := condition(job, kind))]
+    return str(next((one["lastTransitionTime"] for one in ends if one.get("lastTransitionTime")), ""))
 
 
 def _phase(job: Manifest, pods: tuple[PodView, ...]) -> Phase:

@@ -1,6 +1,9 @@
 """kctl logs RUN: what all its pods print; where they are gone, the logs that the trainer kept on the volume."""
 
+import re
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,15 +14,23 @@ from kctl.backends.run_view import PodView, RunView, pods_wanted, ranks_per_pod
 from kctl.errors import NotFound, UsageError
 from kctl.run.find import located, view_of
 from kctl.run.follow import detachable, printed
-from kctl.run.logs import LogLine, follow_run, read_all, since_time
+from kctl.run.logs import Begin, LogLine, follow_run, read_all, since_time
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from trainer.schema.messages import rank_of
+
+_LOG = re.compile(r"attempt-(\d+)-node-(\d+)\.log")
+"""RunFolder.log"""
 
 
 def logs(
     run: RunArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run has ended.")] = False,
-    rank: Annotated[int | None, typer.Option("--rank", min=0, help="Only the pod that runs this rank.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", min=0, help="Only what this rank printed.")] = None,
     pod: Annotated[str | None, typer.Option("--pod", help="Only this pod, e.g. worker-1.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Only the last lines of each pod.")] = None,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="The attempt before the newest, from the runs volume.")
+    ] = False,
     since: Annotated[str | None, typer.Option("--since", help="10m, 2h, or an RFC 3339 time.")] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Each line with its time.")] = False,
     local: LocalOption = False,
@@ -27,41 +38,65 @@ def logs(
     context: ContextOption = None,
 ) -> None:
     """Show the log, of several pods with a prefix. Following goes on across restarts."""
-    start = since_time(since) if since else None
+    begin = Begin(since_time(since) if since else None, tail)
     backend, name = located(run, local, namespace, context)
     view, job = view_of(backend, name), backend.get_job(name) or {}
-    several = pods_wanted(job) > 1
-    node = None if rank is None else rank // ranks_per_pod(job)
-
-    def wanted(one: PodView) -> bool:
-        return (node is None or one.index == node) and (pod is None or pod in (one.name, one.name[len(name) + 1 :]))
-
-    chosen = [one.name for one in view.pods if wanted(one)]
-    if not chosen and (view.pods or not follow) and (rank is not None or pod is not None):
+    wanted = Wanted(name, pod, rank, ranks_per_pod(job))
+    chosen = [one.name for one in view.pods if wanted.of_pod(one)]
+    if not chosen and (view.pods or not follow) and not previous and (rank is not None or pod is not None):
         raise UsageError(
             f"run {name} has no such pod now; it has: {', '.join(one.name for one in view.pods) or 'none'}"
         )
-    prefix = several and rank is None and pod is None
+    prefix = pods_wanted(job) > 1 and rank is None and pod is None
     with detachable(name, where_flags(local, namespace, context)):
-        if follow and not view.settled:
-            lines = follow_run(backend, name, wanted, start)
+        if previous or not (chosen or (follow and not view.settled)):
+            lines = _kept(backend, view, wanted, previous)
+            lines = lines if tail is None else iter(deque(lines, maxlen=tail))
+        elif follow and not view.settled:
+            lines = follow_run(backend, name, wanted.of_pod, begin)
         else:
-            lines = read_all(backend, chosen, start) if chosen else _kept(backend, view)
-        _print(lines, name, prefix, timestamps)
+            lines = read_all(backend, chosen, begin)
+        for line in filter(wanted.of_rank, lines):
+            console.data(printed(line, name, prefix, timestamps))
 
 
-def _print(lines: Iterator[LogLine], run: str, prefix: bool, timestamps: bool) -> None:
-    for line in lines:
-        console.data(printed(line, run, prefix, timestamps))
+@dataclass(frozen=True)
+class Wanted:
+    """What --pod and --rank leave."""
+
+    run: str
+    pod: str | None
+    rank: int | None
+    ranks_per_pod: int
+
+    def of_node(self, node: int) -> bool:
+        """The ranks of a node are in its pod."""
+        return self.rank is None or node == self.rank // self.ranks_per_pod
+
+    def of_pod(self, pod: PodView) -> bool:
+        """By its name, whole or without the run's."""
+        return self.of_node(pod.index) and self.pod in (None, pod.name, pod.name[len(self.run) + 1 :])
+
+    def of_rank(self, line: LogLine) -> bool:
+        """A line that says no rank is the launcher's or its first rank's."""
+        if self.rank is None:
+            return True
+        said = rank_of(line.text)
+        return said == self.rank or (said == 0 and self.rank % self.ranks_per_pod == 0)
 
 
-def _kept(backend: Backend, view: RunView) -> Iterator[LogLine]:
-    """The logs of all attempts on the runs volume, without times."""
+def _kept(backend: Backend, view: RunView, wanted: Wanted, previous: bool) -> Iterator[LogLine]:
+    """The logs on the runs volume, without times: of all attempts, or of the one before the newest."""
     with backend.files(view.run) as files:
-        names = [name for name in files.names("logs") if name.endswith(".log")]
+        logs = {name: match for name in files.names("logs") if (match := _LOG.fullmatch(name))}
+        newest = max((int(match[1]) for match in logs.values()), default=0)
+        names = [name for name, match in logs.items() if wanted.of_node(int(match[2]))]
+        if previous:
+            names = [name for name in names if int(logs[name][1]) == newest - 1]
         if not names:
-            raise NotFound(f"run {view.run} has no pods and no logs on its volume yet ({view.phase})")
-        console.say(f"its pods are gone; from the runs volume: {', '.join(names)}")
+            what = "no earlier attempt" if previous else "no pods and no logs on its volume yet"
+            raise NotFound(f"run {view.run} has {what} ({view.phase}); see kctl status {view.run}")
+        console.say(f"{'' if previous else 'its pods are gone; '}from the runs volume: {', '.join(names)}")
         for name in names:
             rest = b""
             for chunk in files.read(f"logs/{name}"):

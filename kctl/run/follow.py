@@ -11,7 +11,7 @@ from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, pods_wanted
 from kctl.run.find import view_of
-from kctl.run.logs import LogLine, follow_run
+from kctl.run.logs import Begin, LogLine, follow_run
 from kctl.run.page import span
 from trainer.schema.messages import Step, parse_step_line
 
@@ -32,7 +32,7 @@ def detachable(run: str, flags: str) -> Iterator[None]:
 def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
     """Print every line on stdout until the run has settled, and return it as it is then."""
     with detachable(run, flags):
-        lines = follow_run(backend, run, lambda pod: True, None)
+        lines = follow_run(backend, run, lambda pod: True, Begin())
         job = backend.get_job(run)
         several = job is not None and pods_wanted(job) > 1
         if console.draws(sys.stdout):

@@ -28,8 +28,8 @@ _IDLE_SECONDS = 5.0
 _RETRY_SECONDS = 2.0
 _RETRIES = 30
 """Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
-_RECENT = "15m"
-"""How far back the newest step line is looked for first, so that days of log are not read for it."""
+_RECENT = 200
+"""Lines among which the newest step line is looked for first, so that days of log are not read for it."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -63,9 +63,9 @@ def since_time(text: str) -> str:
 class Tail:
     """What was given of one pod's log so far."""
 
-    def __init__(self, pod: str, since: str | None) -> None:
-        self.pod, self.since = pod, since
-        self._newest = nanoseconds(since) if since else 0
+    def __init__(self, pod: str, begin: "Begin") -> None:
+        self.pod, self.since, self.tail = pod, begin.since, begin.tail
+        self._newest = nanoseconds(begin.since) if begin.since else 0
         self._seen = 0
 
     def fresh(self, lines: Iterator[tuple[str, str]]) -> Iterator[LogLine]:
@@ -77,22 +77,31 @@ class Tail:
                 to_skip -= moment == last
                 continue
             catching_up = False
+            self.tail = None  # from here on the time of the last line says where to go on
             if moment > self._newest or not self._seen:
                 self.since, self._newest, self._seen = stamp or self.since, moment, 0
             self._seen += moment == self._newest
             yield LogLine(self.pod, stamp, text)
 
 
-def read_all(backend: Backend, pods: list[str], since: str | None) -> Iterator[LogLine]:
+@dataclass(frozen=True)
+class Begin:
+    """Where to begin: at a time (RFC 3339), and of what is there then with the last `tail` lines of each pod."""
+
+    since: str | None = None
+    tail: int | None = None
+
+
+def read_all(backend: Backend, pods: list[str], begin: Begin) -> Iterator[LogLine]:
     """What is there now, pod after pod."""
     for pod in pods:
-        yield from Tail(pod, since).fresh(backend.log_lines(pod, False, since))
+        yield from Tail(pod, begin).fresh(backend.log_lines(pod, False, begin.since, begin.tail))
 
 
-def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], since: str | None) -> Iterator[LogLine]:
+def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], begin: Begin) -> Iterator[LogLine]:
     """Every line of the wanted pods, as it comes, until the run has settled and everything was given.
 
-    Ends with the error of the first tail that had to give up.
+    A pod that comes later is given whole. Ends with the error of the first tail that had to give up.
     """
     lines: queue.Queue[LogLine | KctlError] = queue.Queue(maxsize=10_000)
     over, give_up = threading.Event(), 0.0
@@ -103,9 +112,10 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], si
             settled = job is None or job.settled
             for pod in job.pods if job else ():
                 if wanted(pod) and pod.name not in threads:
-                    arguments = (backend, Tail(pod.name, since), lines, over)
+                    arguments = (backend, Tail(pod.name, begin), lines, over)
                     threads[pod.name] = threading.Thread(target=_follow_pod, args=arguments, daemon=True)
                     threads[pod.name].start()
+            begin = replace(begin, tail=None)
             if settled:
                 over.set()
             yield from _arrived(lines, time.monotonic() + _POLL_SECONDS)
@@ -135,7 +145,7 @@ def _follow_pod(backend: Backend, tail: Tail, lines: "queue.Queue[LogLine | Kctl
     while True:
         last_round, pause = over.is_set(), min(2 * pause, _IDLE_SECONDS)
         try:
-            for line in tail.fresh(backend.log_lines(tail.pod, not last_round, tail.since)):
+            for line in tail.fresh(backend.log_lines(tail.pod, not last_round, tail.since, tail.tail)):
                 failures, pause = 0, _POLL_SECONDS
                 lines.put(line)
         except NotFound:  # between two lives of the pod
@@ -159,11 +169,11 @@ def with_progress(backend: Backend, view: RunView) -> RunView:
     """`view` with attempt, step, loss and time left from its first pod's log, where it runs or never told."""
     if view.step is not None and view.phase.finished:
         return view
-    for since in (since_time(_RECENT), None):
+    for begin in (Begin(tail=_RECENT), Begin()):
         newest = None
         for pod in view.pods[:1]:
             with contextlib.suppress(NotFound, Refused):
-                for line in read_all(backend, [pod.name], since):
+                for line in read_all(backend, [pod.name], begin):
                     newest = parse_step_line(line.text) or newest
                     view = replace(view, attempt=parse_attempt_line(line.text) or view.attempt)
         if newest is not None:

@@ -43,6 +43,7 @@ NamespaceOption = Annotated[
     typer.Option("--namespace", "-n", callback=_namespace, help="Namespace; wins over the profile's."),
 ]
 ContextOption = Annotated[str | None, typer.Option("--context", help="Kube context; wins over the profile's.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Format of what is printed on stdout.")]
 
 

@@ -11,7 +11,7 @@ from kctl.backends.local.backend import Local
 from kctl.backends.run_view import PodView
 from kctl.backends.times import nanoseconds
 from kctl.errors import NotFound
-from kctl.run.logs import follow_run, read_all, with_progress
+from kctl.run.logs import Begin, follow_run, read_all, with_progress
 from tests.cli.local_jobs import manifests, until, view
 
 RUN = "talk-0123abcd"
@@ -41,15 +41,18 @@ def everything(pod: PodView) -> bool:
 
 def test_following_through_three_restarts_gives_every_line_once(backend: Local) -> None:
     backend.create(manifests(RUN, LIVES))
-    followed = [line.text for line in follow_run(backend, RUN, everything, None)]
+    followed = [line.text for line in follow_run(backend, RUN, everything, Begin())]
     assert followed == [f"line {number}" for number in range(20_000)]
-    read = list(read_all(backend, [f"{RUN}-master-0"], None))
+    read = list(read_all(backend, [f"{RUN}-master-0"], Begin()))
     assert [line.text for line in read] == followed
     times = [nanoseconds(line.time) for line in read]
     assert times == sorted(times)
     middle = read[12_345].time
-    since = [line.text for line in read_all(backend, [f"{RUN}-master-0"], middle)]
+    since = [line.text for line in read_all(backend, [f"{RUN}-master-0"], Begin(middle))]
     assert since == [line.text for line in read if nanoseconds(line.time) >= nanoseconds(middle)]
+    for tail in (0, 1, 7_500, 30_000):
+        last = read_all(backend, [f"{RUN}-master-0"], Begin(tail=tail))
+        assert [line.text for line in last] == followed[max(0, 20_000 - tail) :]
 
 
 def test_following_several_pods_to_the_end_of_each(backend: Local) -> None:
@@ -59,7 +62,7 @@ def test_following_several_pods_to_the_end_of_each(backend: Local) -> None:
         "print('no newline at the end', end='')"
     )
     backend.create(manifests(RUN, code, workers=2))
-    lines = list(follow_run(backend, RUN, everything, None))
+    lines = list(follow_run(backend, RUN, everything, Begin()))
     for rank in "01":
         own = [line.text for line in lines if line.pod == f"{RUN}-worker-{rank}"]
         assert own == [*(f"{rank} {number}" for number in range(300)), "no newline at the end"]
@@ -78,7 +81,7 @@ def test_following_a_run_that_is_deleted_ends(backend: Local) -> None:
     backend.create(manifests(RUN, "import time; print('up', flush=True); time.sleep(60)"))
     seen: list[str] = []
     reader = threading.Thread(
-        target=lambda: seen.extend(line.text for line in follow_run(backend, RUN, everything, None))
+        target=lambda: seen.extend(line.text for line in follow_run(backend, RUN, everything, Begin()))
     )
     reader.start()
     deadline = time.monotonic() + 20

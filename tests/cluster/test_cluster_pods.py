@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from kctl.backends.cluster.backend import Cluster
-from kctl.backends.cluster.reader import reader_name
 from kctl.errors import NotFound
 from tests.cluster.conftest import BIN, GIVEN
 from tests.cluster.jobs import job, pod
@@ -218,7 +217,7 @@ def _rendered(run: str) -> dict[str, object]:
 
 def test_files_through_a_reader_pod(cluster: Cluster, node: Node, shell: Shell, runs: Path) -> None:
     cluster.create([_rendered("files-11111111")])
-    name = reader_name("files-11111111")
+    name = "files-11111111-reader"
     taking = threading.Thread(target=node.take, args=(name,))
     taking.start()
     with cluster.files("files-11111111") as files:
@@ -266,7 +265,7 @@ def test_kctl_pull_and_logs(cluster: Cluster, node: Node, shell: Shell, runs: Pa
     shell.set_conditions(run, "Created", "Succeeded")
     logs = shell.kctl("logs", "-f", run, "-n", shell.namespace)
     assert logs.returncode == 0 and logs.stdout.splitlines() == [text for _, text in _lines(20)], logs.stderr
-    taking = threading.Thread(target=node.take, args=(reader_name(run),))
+    taking = threading.Thread(target=node.take, args=(f"{run}-reader",))
     taking.start()
     pulled = shell.kctl("pull", run, "-n", shell.namespace, cwd=tmp_path)
     taking.join()
@@ -277,7 +276,7 @@ def test_kctl_pull_and_logs(cluster: Cluster, node: Node, shell: Shell, runs: Pa
 
 def test_a_reader_that_has_ended_is_replaced(cluster: Cluster, node: Node, shell: Shell, runs: Path) -> None:
     cluster.create([_rendered("again-11111111")])
-    name = reader_name("again-11111111")
+    name = "again-11111111-reader"
     for _ in range(2):
         taking = threading.Thread(target=node.take, args=(name,))
         taking.start()

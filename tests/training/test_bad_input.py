@@ -226,5 +226,6 @@ def test_kctl_shows_the_sentence_and_the_code(world: World, submitted: dict[str,
     assert f"failed (code {case.code}): " in sentence and f"kctl submit {case.name} --local" in sentence
     status = world.status(case.name)
     assert status["phase"] == "Failed" and status["code"] == case.code
-    assert [pod["code"] for pod in status["pods"]] == [case.code] and status["attempts"] == 1
+    assert [pod["code"] for pod in status["pods"]] == [case.code]
+    assert status["attempt"] == (1 if case.name == "not-utf8" else None)  # the others end before one begins
     check_words(case, status["sentence"])

@@ -99,7 +99,7 @@ def test_kctl_tells_the_same_everywhere(stories: Stories) -> None:
     world, run = stories.world, stories.world.run("main")
     status, result = world.status("main"), world.result("main")
     assert (status["run"], status["phase"], status["step"], status["steps"]) == (run, "Succeeded", 6, 6)
-    assert status["loss"] == result["loss"] and status["attempts"] == 1
+    assert status["loss"] == result["loss"] and status["attempt"] == 1
     page = world.ok("status", run, "--local").out
     assert f"Next:     kctl pull {run} --local" in page and "6/6" in page
     listed = {job["run"]: job for job in json.loads(world.ok("list", "--local", "-o", "json").out)}

@@ -82,3 +82,14 @@ def test_any_bytes_are_some_lines(chunks: list[bytes]) -> None:
     assert "\n".join(lines) == b"".join(chunks).decode("utf-8", "replace").removesuffix("\n") or not b"".join(
         chunks
     ).strip(b"\n")
+
+
+def test_only_the_last_lines_are_asked_for_once() -> None:
+    given = Given(None, tail=2)
+    assert (given.tail, given.begun) == (2, False)
+    given.reconnected()
+    last = [("2026-11-23T23:15:06.5Z", "three"), ("2026-11-23T23:15:06.61Z", "four")]
+    assert _taken(given, last) == last and given.begun
+    given.reconnected()  # a new connection sends what came before the first of them, too
+    again = [("2026-11-23T23:15:05Z", "one"), ("2026-11-23T23:15:06.49Z", "two"), *last]
+    assert _taken(given, [*again, ("2026-11-23T23:15:07Z", "five")]) == [("2026-11-23T23:15:07Z", "five")]

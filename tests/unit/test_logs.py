@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kctl.backends.times import log_time, nanoseconds
 from kctl.errors import UsageError
-from kctl.run.logs import Tail, parse_duration, since_time
+from kctl.run.logs import Begin, Tail, parse_duration, since_time
 
 START = 1_700_000_000
 
@@ -61,7 +61,7 @@ def test_a_tail_over_cut_streams_gives_each_line_once(offsets: list[int], cuts: 
         lines = [line for line in log if nanoseconds(line[0]) >= first]
         return iter(lines[:length])
 
-    tail = Tail("pod", None)
+    tail = Tail("pod", Begin())
     given_out: list[tuple[str, str]] = []
     for length in [*cuts, len(log), len(log)]:
         given_out += [(line.time, line.text) for line in tail.fresh(stream(tail.since, length))]
@@ -69,7 +69,7 @@ def test_a_tail_over_cut_streams_gives_each_line_once(offsets: list[int], cuts: 
 
 
 def test_a_tail_that_starts_late_gives_what_the_stream_has() -> None:
-    tail = Tail("pod", "2026-11-23T10:00:00Z")
+    tail = Tail("pod", Begin("2026-11-23T10:00:00Z"))
     lines = [("2026-11-23T10:00:00Z", "a"), ("2026-11-23T10:00:00Z", "b"), ("", "of the server")]
     assert [line.text for line in tail.fresh(iter(lines))] == ["a", "b", "of the server"]
     assert [line.text for line in tail.fresh(iter([*lines, ("2026-11-23T10:00:01Z", "c")]))] == ["c"]

@@ -13,10 +13,12 @@ from trainer.schema.contract import TERMINATION_LIMIT, ExitCode
 from trainer.schema.messages import (
     Message,
     Step,
+    as_rank,
     attempt_line,
     parse_attempt_line,
     parse_message,
     parse_step_line,
+    rank_of,
     step_line,
 )
 
@@ -84,3 +86,11 @@ def test_any_text_message_is_read(text: str) -> None:
 
 def test_deep_nesting_is_a_sentence() -> None:
     assert parse_message("[" * 100_000).sentence
+
+
+@given(st.text(), st.integers(0, 999_999))
+def test_every_line_of_a_rank_says_so(text: str, rank: int) -> None:
+    lines = as_rank(text, rank).splitlines()
+    assert len(lines) == len(text.splitlines())
+    assert rank == 0 or all(rank_of(line) == rank for line in lines)
+    assert rank_of("step=1/2 loss=1") == rank_of("[rank1]: a library's own") == 0

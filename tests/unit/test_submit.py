@@ -12,7 +12,7 @@ from trainer.schema.contract import ANNOTATION_MANIFEST, Phase
 
 
 def existing(phase: Phase, sha: str = "same", deleting: bool = False) -> RunView:
-    return RunView("r", "c", phase, None, None, None, None, None, "", None, "", "u", sha, 30, deleting, ())
+    return RunView("r", "c", phase, None, None, None, None, None, "", None, "", "", "u", sha, 30, deleting, ())
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RESTARTING])

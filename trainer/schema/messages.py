@@ -1,4 +1,4 @@
-"""What a run says to programs, each written and read here: two kinds of log line, and the termination message.
+"""What a run says to programs, each written and read here: log lines, and the termination message.
 
 The trainer writes, kctl reads; whatever else stands in a log or in a message is let through or left out.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 _STEP = re.compile(r"(?:^|\s)step=(\d{1,12})/(\d{1,12}) (?=loss=)")
 _PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|nan|inf))(?=\s|$)", re.IGNORECASE)
+_RANK = re.compile(r"\[rank(\d{1,6})\] ")
 _ATTEMPT = re.compile(r"attempt (\d{1,6}) of [a-z][a-z0-9-]*, newest checkpoint: ")
 
 
@@ -54,6 +55,17 @@ def parse_attempt_line(text: str) -> int | None:
     """The attempt's number where `text` is such a line."""
     match = _ATTEMPT.match(text)
     return int(match[1]) if match else None
+
+
+def as_rank(text: str, rank: int) -> str:
+    """`text` as rank number `rank` prints it: rank 0 as it is, the others with `[rank3] ` before each line."""
+    return text if rank == 0 else "".join(f"[rank{rank}] {line}" for line in text.splitlines(keepends=True))
+
+
+def rank_of(line: str) -> int:
+    """The rank that printed a line; 0 for lines of rank 0, of the launcher and of libraries."""
+    match = _RANK.match(line)
+    return int(match[1]) if match else 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ This package alone talks to the API; the client is loaded at the first call, not
 and deleted, never applied or patched otherwise: the operator gives later pods of a changed job another template.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,8 +13,8 @@ from typing import Any
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
-from kctl.backends.cluster.logs import lines
-from kctl.backends.cluster.reader import LABEL_QUEUE
+from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.protocol import RunFiles
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
@@ -137,18 +138,37 @@ class Cluster:
                 seen = version
                 yield _typed(jobs[-1], "PyTorchJob")
 
-    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
+    def log_lines(
+        self, pod: str, follow: bool, since: str | None, tail: int | None = None
+    ) -> Iterator[tuple[str, str]]:
         """(RFC 3339 time, text) of every line since `since`; with follow until the container ends."""
-        return lines(self._api, self._path("Pod", pod), follow, since)
+        return lines(self._api, self._path("Pod", pod), follow, Given(since, tail))
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume, through a reader pod made from the job's own template."""
         from kctl.backends.cluster.files import reader_files
 
+        return reader_files(self._api, self._path("Pod"), self._known_job(run), self.list_pods(run))
+
+    def erase(self, run: str) -> None:
+        """Remove the run's folder from the runs volume, by a pod made from the job's own template."""
+        from kctl.backends.cluster.volume_pod import ended, eraser_pod
+
+        job = self._known_job(run)
+        ended(self._api, self._path("Pod"), eraser_pod(job, self.list_pods(run)))
+
+    def forget(self, run: str) -> None:
+        """Delete the run's ConfigMaps."""
+        query = {"labelSelector": f"{LABEL_RUN}={run}"}
+        for item in _items(self._api.get(f"list ConfigMaps of {run}", self._path("ConfigMap"), query), "ConfigMap"):
+            with contextlib.suppress(NotFound):
+                self._api.delete(f"delete ConfigMap {_name(item)}", self._path("ConfigMap", _name(item)), {})
+
+    def _known_job(self, run: str) -> Manifest:
         job = self.get_job(run)
         if job is None:
             raise NotFound(f"there is no job {run} {self.where}, and its volume is known by it; see: kctl list")
-        return reader_files(self._api, self._path("Pod"), job, self.list_pods(run))
+        return job
 
     def _path(self, kind: str, name: str | None = None) -> str:
         prefix, plural = next(place for (_, known), place in RESOURCES.items() if known == kind)

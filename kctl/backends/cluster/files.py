@@ -12,18 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 from kctl.backends.cluster.api import Api
-from kctl.backends.cluster.errors import cut
-from kctl.backends.cluster.reader import reader_name, reader_pod
 from kctl.backends.cluster.tunnel import Tunnel
-from kctl.backends.cluster.watch import snapshots
+from kctl.backends.cluster.volume_pod import reader_pod, started
 from kctl.backends.protocol import RunFiles
-from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut, Unreachable
+from kctl.errors import NotFound, Unreachable
 from kctl.manifest import Manifest
 from trainer.schema.contract import READER_PORT
 
 CHUNK = 2**20
-START_SECONDS = 120.0
-"""For a reader pod to be scheduled and its image pulled; the run's pods have the same image."""
 LISTEN_SECONDS = 15.0
 """From the container's start until the reader answers."""
 GET = "GET {target} HTTP/1.1\r\nHost: reader\r\nConnection: close\r\n{range}\r\n"
@@ -32,9 +28,7 @@ GET = "GET {target} HTTP/1.1\r\nHost: reader\r\nConnection: close\r\n{range}\r\n
 @contextmanager
 def reader_files(api: Api, pods_path: str, job: Manifest, pods: list[Manifest]) -> Iterator[RunFiles]:
     """The job's folder through its reader pod, which is started where none is running."""
-    path = f"{pods_path}/{reader_name(str(job['metadata']['name']))}"
-    _started(api, pods_path, path, reader_pod(job, pods))
-    files = ClusterFiles(api, path)
+    files = ClusterFiles(api, started(api, pods_path, reader_pod(job, pods)))
     files.wait()
     yield files
 
@@ -95,46 +89,3 @@ class ClusterFiles:
         except http.client.HTTPException as error:
             raise Unreachable(f"the reader pod gave no answer ({type(error).__name__}); run it again") from None
         return response
-
-
-def _started(api: Api, pods_path: str, path: str, manifest: Manifest) -> None:
-    """Create the reader unless one is there; replace one that has ended; return when its container runs."""
-    namespace, name = path.split("/")[4], path.rpartition("/")[2]
-    action, deadline = f"start reader pod {name}", time.monotonic() + START_SECONDS
-    _create(api, pods_path, manifest)
-    for found in snapshots(api, action, pods_path, {"fieldSelector": f"metadata.name={name}"}, START_SECONDS):
-        pod = found[0] if found else None
-        if pod is None:
-            _create(api, pods_path, manifest)
-        elif pod["status"].get("phase") in ("Succeeded", "Failed"):
-            if "deletionTimestamp" not in pod["metadata"]:
-                api.delete(action, path, {"preconditions": {"uid": pod["metadata"]["uid"]}})
-        elif pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
-            return
-        if time.monotonic() > deadline:
-            break
-    raise TimedOut(
-        f"cannot {action}: {_why(api, action, path)} after {START_SECONDS:.0f} s; "
-        f"see: {api.call(action, path).kubectl(f'-n {namespace} describe pod {name}')}"
-    )
-
-
-def _create(api: Api, pods_path: str, manifest: Manifest) -> None:
-    try:
-        api.post(f"create reader pod {manifest['metadata']['name']}", pods_path, manifest, {"fieldManager": "kctl"})
-    except AlreadyExists:
-        # Somebody's, from a moment ago: it serves the same folder.
-        return
-
-
-def _why(api: Api, action: str, path: str) -> str:
-    try:
-        status = api.get(action, path)["status"]
-    except KctlError as error:
-        return cut(str(error))
-    for container in status.get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting:
-            return cut(f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}")
-    unmet = [one for one in status.get("conditions") or [] if one.get("status") == "False" and one.get("message")]
-    return cut(unmet[0]["message"]) if unmet else f"it is {status.get('phase', 'unknown')}"

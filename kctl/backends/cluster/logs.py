@@ -1,7 +1,7 @@
 """A container's log as (time, text) lines, each once, however often the connection is cut.
 
-The server filters by whole seconds only, so a new connection repeats what came in the last of them. A tail remembers
-which lines it has given out since then and skips as many of each.
+The server filters by whole seconds only, so a new connection repeats what came in the last of them. What was given
+remembers which lines went out since then and skips as many of each.
 """
 
 import codecs
@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.watch import PATIENCE_SECONDS, Trouble
+from kctl.backends.times import nanoseconds
 from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER
@@ -32,9 +33,13 @@ _STAMPED = re.compile(r"((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\
 class Given:
     """What has been given out of one log: by second, the lines of the newest second and shortly before it."""
 
-    def __init__(self, since: str | None) -> None:
+    def __init__(self, since: str | None, tail: int | None = None) -> None:
         self.since = since
         """RFC 3339; what the next connection asks for."""
+        self.tail = tail
+        """How many lines the first connection asks for; None: all."""
+        self._first: int | None = None
+        """Time of the first line where only the last lines were asked for: a new connection sends earlier ones too."""
         self._floor = None if since is None else datetime.fromisoformat(since).astimezone(UTC)
         self._given: dict[str, list[tuple[str, str]]] = {"": []}
         self._moments: dict[str, datetime] = {}
@@ -45,6 +50,11 @@ class Given:
     def reconnected(self) -> None:
         """A new connection starts: it repeats what was given out since `since`."""
         self._repeated = Counter(line for lines in self._given.values() for line in lines)
+
+    @property
+    def begun(self) -> bool:
+        """True once a line was given out."""
+        return bool(self._stamp)
 
     def take(self, line: str) -> tuple[str, str] | None:
         """(time, text) of a line as the server sends it; None where it was given out before."""
@@ -57,11 +67,20 @@ class Given:
             stamped = (self._stamp, text)
             if second + zone != self._second:
                 self._enter(second + zone)
+        if self._before_the_first():
+            return None
         if self._repeated and self._repeated[stamped] > 0:
             self._repeated[stamped] -= 1
             return None
         self._of_second.append(stamped)
         return stamped
+
+    def _before_the_first(self) -> bool:
+        if self.tail is None or not self._stamp:
+            return False
+        moment = nanoseconds(self._stamp)
+        self._first = moment if self._first is None else self._first
+        return moment < self._first
 
     def _enter(self, second: str) -> None:
         """A line of another second came: where it is the newest one, forget what lies too far back."""
@@ -86,12 +105,12 @@ def decoded_lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield rest
 
 
-def lines(api: Api, pod_path: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
-    """(RFC 3339 time, text) of every line since `since`; with follow until the container has ended.
+def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple[str, str]]:
+    """(RFC 3339 time, text) of every line that `given` wants; with follow until the container has ended.
 
     NotFound if there is no such pod at the start. A pod that has not started yet is waited for with follow only.
     """
-    tail, pod = Given(since), pod_path.rpartition("/")[2]
+    pod = pod_path.rpartition("/")[2]
     trouble = Trouble(GIVE_UP_SECONDS if follow else PATIENCE_SECONDS)
     state = _state(api.get(f"read the log of pod {pod}", pod_path))
     while state != "gone":
@@ -99,7 +118,7 @@ def lines(api: Api, pod_path: str, follow: bool, since: str | None) -> Iterator[
             return
         try:
             if state != "waiting":
-                for stamped in _one_connection(api, pod_path, follow and state == "running", tail):
+                for stamped in _one_connection(api, pod_path, follow and state == "running", given):
                     trouble.over()
                     yield stamped
             if state == "ended" or not follow:
@@ -111,14 +130,16 @@ def lines(api: Api, pod_path: str, follow: bool, since: str | None) -> Iterator[
             trouble.again(error)
 
 
-def _one_connection(api: Api, pod_path: str, follow: bool, tail: Given) -> Iterator[tuple[str, str]]:
+def _one_connection(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple[str, str]]:
     query = {"container": CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
-    if tail.since is not None:
-        query["sinceTime"] = tail.since
-    tail.reconnected()
+    if given.since is not None:
+        query["sinceTime"] = given.since
+    if given.tail is not None and not given.begun:
+        query["tailLines"] = str(given.tail)
+    given.reconnected()
     action = f"read the log of pod {pod_path.rpartition('/')[2]}"
     for line in decoded_lines(api.stream(action, f"{pod_path}/log", query, SILENCE_SECONDS)):
-        stamped = tail.take(line)
+        stamped = given.take(line)
         if stamped is not None:
             yield stamped
 

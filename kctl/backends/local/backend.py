@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import subprocess
 import sys
 import time
 import uuid
@@ -149,6 +150,24 @@ class Local:
                 place.folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
+    def erase(self, run: str) -> None:
+        """Remove the run's folder on the runs volume, by the program that a cluster's pod runs."""
+        place = self._run(run)
+        job = self._known_job(run)
+        command = [sys.executable, "-P", "-m", "trainer.erase", "--root", str(runs_folder(place, job))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise KctlError((done.stdout or done.stderr).strip() or f"{' '.join(command)}: code {done.returncode}")
+
+    def forget(self, run: str) -> None:
+        """Nothing: a local run's ConfigMap went with its folder."""
+
+    def _known_job(self, run: str) -> Manifest:
+        job = _job(self._run(run))
+        if job is None:
+            raise NotFound(f"no run {run} locally; see kctl list --local")
+        return job
+
     def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
         """The job now and after every change, by looking ten times a second."""
         deadline = time.monotonic() + timeout
@@ -162,17 +181,15 @@ class Local:
             last = job
             time.sleep(_TURN)
 
-    def log_lines(self, pod: str, follow: bool, since: str | None) -> Iterator[tuple[str, str]]:
+    def log_lines(
+        self, pod: str, follow: bool, since: str | None, tail: int | None = None
+    ) -> Iterator[tuple[str, str]]:
         """Every line since `since`, over all lives of the pod; with follow until its present life ends."""
-        return logs.lines(self._run(pod.rsplit("-", 2)[0]), pod, follow, since, self.list_pods)
+        return logs.lines(self._run(pod.rsplit("-", 2)[0]), pod, follow, (since, tail), self.list_pods)
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume."""
-        place = self._run(run)
-        job = _job(place)
-        if job is None:
-            raise NotFound(f"no run {run} locally; see kctl list --local")
-        return contextlib.nullcontext(LocalFiles(runs_folder(place, job)))
+        return contextlib.nullcontext(LocalFiles(runs_folder(self._run(run), self._known_job(run))))
 
     def _run(self, name: str) -> LocalRun:
         if not name or "/" in name or name.startswith("."):

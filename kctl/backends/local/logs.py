@@ -1,5 +1,6 @@
 """Reading the local pods' logs while they are written. A line counts once its end is there."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,24 @@ _TURN = 0.1
 
 
 def lines(
+    run: LocalRun,
+    pod: str,
+    follow: bool,
+    begin: tuple[str | None, int | None],
+    list_pods: Callable[[str], list[Manifest]],
+) -> Iterator[tuple[str, str]]:
+    """(time, text) of every line of every life of `pod`; `begin`: since and tail of Backend.log_lines."""
+    since, tail = begin
+    stream = _since(run, pod, follow, since, list_pods)
+    if tail is None:
+        return stream
+    there = sum(1 for _ in _since(run, pod, False, since, list_pods))
+    return itertools.islice(stream, max(0, there - tail), None)
+
+
+def _since(
     run: LocalRun, pod: str, follow: bool, since: str | None, list_pods: Callable[[str], list[Manifest]]
 ) -> Iterator[tuple[str, str]]:
-    """(time, text) of every line of every life of `pod` since `since`; see Backend.log_lines."""
     if not run.pod(pod).exists():
         raise NotFound(f"no pod {pod} locally; see kctl list --local")
     start = nanoseconds(since) if since else 0

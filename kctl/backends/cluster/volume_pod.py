@@ -1,0 +1,163 @@
+"""Short-lived pods that work on a run's folder for kctl: made from the job's own pod template.
+
+So they have the job's image, user, pull secrets, tolerations and queue, and mount the same claim.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.errors import cut
+from kctl.backends.cluster.watch import snapshots
+from kctl.errors import AlreadyExists, KctlError, TimedOut
+from kctl.manifest import Manifest
+from trainer.schema.contract import CONTAINER, LABEL_RUN, RUNS_MOUNT
+
+START_SECONDS = 120.0
+"""For a pod to be scheduled and its image pulled, which the run's pods have, too; an eraser has no longer either."""
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_ROLE = "kctl.dev/role"
+SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+
+
+def reader_pod(job: Manifest, pods: list[Manifest]) -> Manifest:
+    """The pod that serves the run's folder to kctl, read-only; on the node of one of the job's pods where there is one,
+    so that any volume can be mounted."""
+    return _filled(job, pods, "reader", "trainer.reader")
+
+
+def eraser_pod(job: Manifest, pods: list[Manifest]) -> Manifest:
+    """The pod that removes the run's folder."""
+    return _filled(job, pods, "eraser", "trainer.erase")
+
+
+def _filled(job: Manifest, pods: list[Manifest], role: str, module: str) -> Manifest:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from kctl.config.yaml_reader import parse_yaml
+    from kctl.manifest.render import TEMPLATES, scalar
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False)
+    environment.filters["scalar"] = scalar
+    values = {**_values(job, pods), "role": role, "module": module}
+    values["labels"] |= {LABEL_ROLE: role}
+    values["name"] = f"{values['run']}-{role}"  # 52 + 7 characters, below the 63 of a DNS label
+    values["mount"] = {**values["mount"], "readOnly": role == "reader"}
+    text = environment.get_template("volume_pod.yaml.j2").render(values=values)
+    manifest: Manifest = parse_yaml(text, "template volume_pod.yaml.j2")
+    return manifest
+
+
+def _values(job: Manifest, pods: list[Manifest]) -> dict[str, Any]:
+    metadata, run = job["metadata"], str(job["metadata"]["name"])
+    spec = next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"]
+    container = next(one for one in spec["containers"] if one["name"] == CONTAINER)
+    mount = next((one for one in container.get("volumeMounts") or [] if one["mountPath"] == RUNS_MOUNT), None)
+    if mount is None:
+        raise KctlError(
+            f"job {run} mounts nothing at {RUNS_MOUNT}: kctl did not render it; read its volume with kubectl"
+        )
+    labels = {LABEL_RUN: run}
+    if LABEL_QUEUE in (metadata.get("labels") or {}):
+        labels[LABEL_QUEUE] = metadata["labels"][LABEL_QUEUE]
+    nodes = [pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")]
+    return {
+        "run": run,
+        "labels": labels,
+        "owner": {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": run, "uid": metadata["uid"]},
+        "pull_secrets": spec.get("imagePullSecrets") or [],
+        "node_selector": {"kubernetes.io/hostname": nodes[0]} if nodes else spec.get("nodeSelector") or {},
+        "tolerations": spec.get("tolerations") or [],
+        "pod_security": spec.get("securityContext") or {},
+        "container_security": SECURITY,
+        "image": container["image"],
+        "root": f"{RUNS_MOUNT}/{run}",
+        "mount": mount,
+        "volume": next(one for one in spec["volumes"] if one["name"] == mount["name"]),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------
+# their life
+
+
+def started(api: Api, pods_path: str, manifest: Manifest) -> str:
+    """The path of the pod, once its container runs: one that is there is taken, one that has ended is replaced."""
+    name = str(manifest["metadata"]["name"])
+    path, action = f"{pods_path}/{name}", f"start pod {name}"
+    _create(api, pods_path, manifest)
+    for pod in _states(api, action, pods_path, name):
+        if pod is None:
+            _create(api, pods_path, manifest)
+        elif pod["status"].get("phase") in ("Succeeded", "Failed"):
+            _remove(api, action, path, pod)
+        elif pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+            return path
+    raise _too_late(api, action, path)
+
+
+def ended(api: Api, pods_path: str, manifest: Manifest) -> None:
+    """Run the pod to its end and remove it. KctlError with its last words where it failed."""
+    name = str(manifest["metadata"]["name"])
+    path, action = f"{pods_path}/{name}", f"run pod {name}"
+    _create(api, pods_path, manifest)
+    for pod in _states(api, action, pods_path, name):
+        phase = pod["status"].get("phase") if pod is not None else None
+        if pod is not None and phase in ("Succeeded", "Failed"):
+            _remove(api, action, path, pod)
+            if phase == "Failed":
+                raise KctlError(f"cannot {action}: {cut(_last_words(pod))}")
+            return
+    raise _too_late(api, action, path)
+
+
+def _states(api: Api, action: str, pods_path: str, name: str) -> Iterator[Manifest | None]:
+    """The pod now and after every change, for START_SECONDS; None while there is none."""
+    deadline = time.monotonic() + START_SECONDS
+    for found in snapshots(api, action, pods_path, {"fieldSelector": f"metadata.name={name}"}, START_SECONDS):
+        yield found[0] if found else None
+        if time.monotonic() > deadline:
+            return
+
+
+def _create(api: Api, pods_path: str, manifest: Manifest) -> None:
+    try:
+        api.post(f"create pod {manifest['metadata']['name']}", pods_path, manifest, {"fieldManager": "kctl"})
+    except AlreadyExists:
+        # Somebody's, from a moment ago: it does the same on the same folder.
+        return
+
+
+def _remove(api: Api, action: str, path: str, pod: Manifest) -> None:
+    if "deletionTimestamp" not in pod["metadata"]:
+        api.delete(action, path, {"preconditions": {"uid": pod["metadata"]["uid"]}})
+
+
+def _last_words(pod: Manifest) -> str:
+    for container in pod["status"].get("containerStatuses") or []:
+        message = ((container.get("state") or {}).get("terminated") or {}).get("message")
+        if message:
+            return str(message)
+    return f"it ended as {pod['status'].get('phase')} without a word"
+
+
+def _too_late(api: Api, action: str, path: str) -> TimedOut:
+    namespace, name = path.split("/")[4], path.rpartition("/")[2]
+    return TimedOut(
+        f"cannot {action}: {_why(api, action, path)} after {START_SECONDS:.0f} s; "
+        f"see: {api.call(action, path).kubectl(f'-n {namespace} describe pod {name}')}"
+    )
+
+
+def _why(api: Api, action: str, path: str) -> str:
+    try:
+        status = api.get(action, path)["status"]
+    except KctlError as error:
+        return cut(str(error))
+    for container in status.get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            return cut(f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}")
+    unmet = [one for one in status.get("conditions") or [] if one.get("status") == "False" and one.get("message")]
+    return cut(unmet[0]["message"]) if unmet else f"it is {status.get('phase', 'unknown')}"

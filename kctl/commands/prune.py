@@ -1,0 +1,46 @@
+"""kctl prune: remove the objects of all runs that ended some time ago."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from kctl import console
+from kctl.backends.run_view import RunView
+from kctl.commands.delete import OutputsOption, remove
+from kctl.run.find import backend_of, viewed
+from kctl.run.logs import parse_duration
+from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, YesOption
+from kctl.run.page import print_list
+
+
+def prune(
+    older_than: Annotated[str, typer.Option("--older-than", help="Ended this long ago, e.g. 12h or 7d.")] = "0s",
+    outputs: OutputsOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them, and delete nothing.")] = False,
+    yes: YesOption = False,
+    local: LocalOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Delete all ended runs; what they wrote only with --outputs."""
+    seconds = parse_duration(older_than, "--older-than")
+    backend = backend_of("", local, namespace, context)
+    ended = [view for job in backend.list_jobs() if _ended_before(view := viewed(backend, job), seconds)]
+    if not ended:
+        console.say(f"no runs {backend.where} have ended that long ago")
+        return
+    print_list(ended, Output.TABLE)
+    if dry_run:
+        return
+    what = "and all they wrote on the runs volume" if outputs else "(what they wrote stays on the runs volume)"
+    console.confirm(f"delete these {len(ended)} runs {what}?", yes)
+    for view in ended:
+        remove(backend, view, outputs)
+
+
+def _ended_before(view: RunView, seconds: float) -> bool:
+    if not view.settled:
+        return False
+    moment = datetime.fromisoformat(view.ended or view.created)
+    return (datetime.now(UTC) - moment).total_seconds() >= seconds
