@@ -168,6 +168,16 @@ def test_dockerfile() -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
+def test_make_image_without_a_builder_says_what_to_install(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    environment = {"PATH": str(tmp_path)}
+    script = ROOT / "images" / "build.sh"
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: make image: no image builder works here: apt-get install buildah\n"
+
+
 def test_lengths_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "kctl"
     folder.mkdir()
