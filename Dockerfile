@@ -5,7 +5,7 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS base
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && groupadd --gid 10001 kctl \
     && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin kctl
 ENV PATH=/opt/venv/bin:/opt/app/bin:/usr/local/bin:/usr/bin:/bin \
@@ -14,35 +14,35 @@ ENV PATH=/opt/venv/bin:/opt/app/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 
-# ---- packages: a virtual environment without our code, the same versions for both images
-FROM base AS kctl-packages
-ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-    PIP_CONSTRAINT=/build/constraints.txt \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    DS_BUILD_OPS=0
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv \
-    && rm -rf /var/lib/apt/lists/*
-WORKDIR /build
-COPY pyproject.toml images/constraints.txt ./
-# /opt/app is where our code will be: the .pth file puts it on the path of this environment.
-RUN python3 -m venv /opt/venv \
-    && echo /opt/app > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth" \
-    && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > kctl.txt \
-    && pip install --requirement kctl.txt \
-    && pip freeze > /opt/venv/freeze.txt
+# ---- what to install. Apart and without a date, so that other lines of pyproject.toml do not make the packages anew.
+FROM base AS requirements
+WORKDIR /requirements
+COPY pyproject.toml images/constraints.txt images/pip.conf ./
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        lists = project["optional-dependencies"] | {"kctl": project["dependencies"]}; \
+        [open(name + ".txt", "w").write("\n".join(lists[name])) for name in ("kctl", "trainer", "wandb", "flash")]' \
+    && rm pyproject.toml \
+    && touch --date=@0 ./*
 
-FROM kctl-packages AS trainer-packages
-RUN python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["trainer"], *extras["wandb"], sep="\n")' \
-        > trainer.txt \
-    && pip install --requirement trainer.txt \
+# ---- packages of both images, without our code. The builder's own pip.conf, where one is given, stays in no layer.
+FROM base AS packages
+COPY --from=requirements /requirements /opt/venv/requirements
+# /opt/app is where our code will be: the .pth file puts it on the path of this environment.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
+    && python3 -m venv /opt/venv \
+    && mv /opt/venv/requirements/pip.conf /opt/venv/ \
+    && echo /opt/app > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth" \
+    && pip install --requirement /opt/venv/requirements/kctl.txt \
     && pip freeze > /opt/venv/freeze.txt
 
 # ---- our code, built once
-FROM kctl-packages AS code
-RUN python3 -m venv /opt/build && /opt/build/bin/pip install hatchling
+FROM packages AS code
+WORKDIR /build
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/build && cp /opt/venv/pip.conf /opt/build/ && /opt/build/bin/pip install hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY kctl kctl
@@ -52,18 +52,37 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheel . 
 
 # ---- slim: kctl alone
 FROM base AS kctl
-COPY --from=kctl-packages /opt/venv /opt/venv
+COPY --from=packages /opt/venv /opt/venv
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/tini", "--", "kctl"]
 CMD ["--help"]
 COPY --from=code /opt/app /opt/app
 
-# ---- what runs in the pods. The compiler stays: Triton and inductor build kernels at run time.
-FROM base AS trainer
+# ---- what runs in the pods. The compiler stays: Triton, inductor and DeepSpeed build kernels at run time.
+FROM packages AS trainer
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
-    && rm -rf /var/lib/apt/lists/*
-COPY --from=trainer-packages /opt/venv /opt/venv
+    && apt-get install --yes --no-install-recommends g++ gcc python3-dev \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    cd /opt/venv/requirements \
+    && DS_BUILD_OPS=0 pip install --requirement trainer.txt --requirement wandb.txt --requirement flash.txt \
+    && pip check \
+    && pip freeze > /opt/venv/freeze.txt
+# flash-attn 2: a wheel's name below images/, or flash-attn==VERSION where BASE has nvcc. Its package holds an old copy of
+# flash-attn 4's folder, which is laid over it again.
+ARG FLASH_ATTN=
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=bind,source=images,target=/images \
+    if [ -n "$FLASH_ATTN" ]; then \
+        case $FLASH_ATTN in \
+            *.whl) wanted=/images/$FLASH_ATTN ;; \
+            *) wanted=$FLASH_ATTN; command -v nvcc \
+                || { echo "error: FLASH_ATTN=$FLASH_ATTN is built with nvcc, which BASE lacks: give a wheel below images/"; exit 1; } ;; \
+        esac \
+        && FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation "$wanted" \
+        && pip install --no-deps --force-reinstall --requirement /opt/venv/requirements/flash.txt \
+        && pip check \
+        && pip freeze > /opt/venv/freeze.txt; \
+    fi
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["python", "-m", "trainer.launch", "--help"]

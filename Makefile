@@ -11,9 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Installed for exactly this pyproject.toml: a later make takes no time, a change of dependencies installs again.
 READY := $(VENV)/.ready-$(firstword $(shell cksum pyproject.toml))
-IMAGE ?= kctl
+# Read by images/build.sh.
+export IMAGE PUSH BUILDER BUILD_FLAGS PUSH_FLAGS BASE FLASH_ATTN
 comma := ,
-BUILDER ?= $(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool) 2>/dev/null)))
 
 # $(call part,TITLE,COMMAND): say what happens, do it, say how long it took.
 part = @echo "== $(1)"; $(2); echo "== $(1): $$SECONDS s"; echo
@@ -68,10 +68,8 @@ check: $(READY) ## Lint, format, types, import contracts, lengths
 	@$(BIN)/python tests/check_lengths.py
 
 .PHONY: image
-image: ## Build both images: IMAGE:kctl and IMAGE:trainer (see images/README.md)
-	@[ -n "$(BUILDER)" ] || { echo "error: no image builder: apt-get install buildah" >&2; exit 1; }
-	$(BUILDER) build --target kctl --tag $(IMAGE):kctl .
-	$(BUILDER) build --target trainer --tag $(IMAGE):trainer .
+image: ## Build both images; with IMAGE=REGISTRY/NAME PUSH=1 push them and print their digests (images/README.md)
+	@images/build.sh
 
 .PHONY: clean
 clean: ## Remove .venv, local runs and what tools left behind

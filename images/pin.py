@@ -1,7 +1,7 @@
 """Prints the versions for images/constraints.txt: what this environment has of kctl, its extras and all they need.
 
-Run it as `.venv/bin/python images/pin.py > images/constraints.txt` after the tests passed with newer packages. Names
-and versions only: no addresses and no paths.
+Run it as `.venv/bin/python images/pin.py > images/constraints.txt` after the tests passed with newer packages and after
+`.venv/bin/pip install '.[flash]'`, which development does without. Names and versions only: no addresses and no paths.
 """
 
 from importlib.metadata import distribution
@@ -33,7 +33,7 @@ def closure(name: str, extras: set[str]) -> dict[str, str]:
 
 def main() -> None:
     """Print the pins, sorted."""
-    pins = closure("kctl", {"trainer", "wandb"})
+    pins = closure("kctl", {"trainer", "wandb", "flash"})
     pins.pop("kctl")
     print("# Made by images/pin.py from an environment that passed the tests: raise versions there, not here.")
     print("\n".join(sorted([f"{name}=={version}" for name, version in pins.items()] + [BUILD_BACKEND])))

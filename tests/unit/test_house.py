@@ -131,7 +131,8 @@ def _pins() -> dict[str, str]:
 
 def test_constraints_pin_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    asked = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["trainer"]
+    extras = project["project"]["optional-dependencies"]
+    asked = project["project"]["dependencies"] + extras["trainer"] + extras["wandb"] + extras["flash"]
     pins = _pins()
     for requirement in map(Requirement, asked + project["build-system"]["requires"]):
         pinned = pins.get(canonicalize_name(requirement.name))
@@ -157,14 +158,24 @@ def test_dockerfile() -> None:
         assert "USER 10001:10001" in lines
         assert any(line.startswith('ENTRYPOINT ["/usr/bin/tini", "--"') for line in lines)
     assert "gcc" in images["trainer"] and "python3-dev" in images["trainer"]  # Triton compiles at run time
-    assert "gcc" not in images["kctl"] + images["base"] and "trainer-packages" not in images["kctl"]
-    assert "PIP_CONSTRAINT=/build/constraints.txt" in images["kctl-packages"]
-    assert "pip freeze" in images["kctl-packages"] and "pip freeze" in images["trainer-packages"]
+    assert "gcc" not in images["kctl"] + images["base"] + images["packages"]
+    assert "constraint = /opt/venv/requirements/constraints.txt" in (ROOT / "images" / "pip.conf").read_text()
+    assert "pip freeze" in images["packages"] and "pip freeze" in images["trainer"]
     copied = re.findall(r"^COPY (?!--from)(.+)", text, re.MULTILINE)
     sources = {source for line in copied for source in line.split()[:-1]}
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert sources == {line[1:] for line in ignored if line.startswith("!")}
+    assert sources == {line[1:] for line in ignored if line.startswith("!")} - {"images/*.whl"}
     assert all((ROOT / source).exists() for source in sources)
+
+
+def test_make_image_without_a_builder_says_what_to_install(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    environment = {"PATH": str(tmp_path)}
+    script = ROOT / "images" / "build.sh"
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: make image: no image builder works here: apt-get install buildah\n"
 
 
 def test_lengths_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
