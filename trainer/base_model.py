@@ -4,6 +4,7 @@ Knows file names and the hub's client, nothing of torch: the launcher asks befor
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from trainer.errors import ConfigError, TrainerError, first_line
@@ -27,8 +28,12 @@ def check_model(train: TrainConfig, models: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: no {name} in the model folder: {hint}")
-    if not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise ConfigError(f"{folder}: no *.safetensors in the model folder: {hint}")
+    for path in (folder / "config.json", folder / "tokenizer.json", *weights):
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"{path}: may not be read by uid {os.getuid()}: chmod it, or set run_as in the profile")
 
 
 def model_folder(train: TrainConfig, models: Path) -> Path:

@@ -1,6 +1,9 @@
 """Every wrong input that the launcher sees before torchrun: one sentence, the remedy in it, the contract's code."""
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,24 @@ def test_an_incomplete_model_folder(world: World, gone: str) -> None:
     name = gone.replace("model.", r"\*\.")
     with pytest.raises(ConfigError, match=rf"models/tiny: no {name} in the model folder: .*copy the model there"):
         base_model.check_model(world.file.train, models)
+
+
+def test_a_model_that_the_pods_user_may_not_read(world: World) -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to every other user
+        models = Path(place) / "models"
+        shutil.copytree(world.root / "models", models)
+        Path(place).chmod(0o755)
+        (models / "tiny" / "model.safetensors").chmod(0)
+        child = os.fork()
+        if child == 0:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            try:
+                base_model.check_model(world.file.train, models)
+            except ConfigError as error:
+                os._exit(0 if f"model.safetensors: may not be read by uid {os.getuid()}: chmod it" in str(error) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_no_model_folder(world: World) -> None:
