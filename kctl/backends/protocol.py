@@ -50,6 +50,10 @@ class Backend(Protocol):
         """The run's pods that exist now, by name."""
         ...
 
+    def newest_warning(self, run: str) -> str:
+        """What the cluster last complained about the job itself, in one line; empty where it did not."""
+        ...
+
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
         ...

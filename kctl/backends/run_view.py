@@ -73,6 +73,7 @@ def pod_view(pod: Manifest) -> PodView:
     state = container.get("state") or {}
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     waiting = state.get("waiting") or {}
+    unplaced: Manifest = next((one for one in status.get("conditions") or [] if one.get("status") == "False"), {})
     life = (metadata.get("annotations") or {}).get(ANNOTATION_LIFE, "")
     index = (metadata.get("labels") or {}).get(LABEL_REPLICA_INDEX, "0")
     return PodView(
@@ -82,7 +83,13 @@ def pod_view(pod: Manifest) -> PodView:
         life=int(life) if life.isdigit() else None,
         code=(state.get("terminated") or {}).get("exitCode"),
         message=parse_message(ended.get("message") or ""),
-        reason=waiting.get("message") or waiting.get("reason") or status.get("reason") or ended.get("reason") or "",
+        reason=waiting.get("message")
+        or waiting.get("reason")
+        or status.get("message")
+        or status.get("reason")
+        or ended.get("reason")
+        or (unplaced.get("message") if unplaced.get("type") == "PodScheduled" else None)
+        or "",
     )
 
 
@@ -115,7 +122,7 @@ def run_view(job: Manifest, pods: Sequence[Manifest]) -> RunView:
         loss=message.loss,
         eta_s=None,
         code=teller.code if teller and teller.code is not None else message.code,
-        sentence=_sentence(job, phase, teller),
+        sentence=_sentence(job, phase, teller, views),
         attempt=message.attempt,
         created=metadata.get("creationTimestamp") or "",
         ended=_ended(job) if phase.finished else "",
@@ -164,7 +171,7 @@ def _teller(pods: tuple[PodView, ...]) -> PodView | None:
     return min(told, key=rank, default=None)
 
 
-def _sentence(job: Manifest, phase: Phase, teller: PodView | None) -> str:
+def _sentence(job: Manifest, phase: Phase, teller: PodView | None, pods: Sequence[PodView]) -> str:
     failed = condition(job, "Failed")
     if phase is Phase.FAILED and failed and not (teller and teller.code and teller.code < 128):
         return failed.get("message") or "the job failed without a message"  # a retryable end does not fail a job
@@ -172,6 +179,9 @@ def _sentence(job: Manifest, phase: Phase, teller: PodView | None) -> str:
         return teller.message.sentence
     if teller and teller.code:
         return f"pod {teller.name} ended with code {teller.code}{f' ({teller.reason})' if teller.reason else ''}"
+    waiting = next((pod for pod in pods if pod.phase == "Pending" and pod.reason), None)
+    if waiting is not None and not phase.finished:
+        return f"pod {waiting.name} waits: {waiting.reason}"
     if phase is Phase.QUEUED:
         return (condition(job, "Suspended") or {}).get("message") or "waits for its queue"
     return ""

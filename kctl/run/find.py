@@ -4,19 +4,20 @@ RUN is a name, `@latest`, a config's name (the run that its content names, else 
 unique prefix; in this order.
 """
 
+import contextlib
 import difflib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kctl import console
 from kctl.backends import open_backend
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, run_view
-from kctl.errors import KctlError, NotFound, TimedOut, UsageError
+from kctl.errors import KctlError, NotFound, Refused, TimedOut, UsageError
 from kctl.manifest import Manifest
 from trainer.errors import TrainerError
-from trainer.schema.contract import LABEL_CONFIG
+from trainer.schema.contract import LABEL_CONFIG, Phase
 
 BEYOND_GRACE = 60.0
 """Seconds that the end of a run's pods may take after their grace."""
@@ -108,8 +109,13 @@ def run_of_config(text: str) -> str | None:
 
 
 def viewed(backend: Backend, job: Manifest) -> RunView:
-    """The run of `job` with its pods as they are now."""
-    return run_view(job, backend.list_pods(job["metadata"]["name"]))
+    """The run of `job` with its pods as they are now; where none could be made, with what the cluster says of that."""
+    view = run_view(job, backend.list_pods(job["metadata"]["name"]))
+    if view.phase is not Phase.PENDING or view.pods or view.sentence:
+        return view
+    with contextlib.suppress(Refused):  # no right to read events: then it is not said
+        return replace(view, sentence=backend.newest_warning(view.run))
+    return view
 
 
 def look(backend: Backend, run: str) -> RunView | None:
@@ -143,7 +149,8 @@ def until_settled(backend: Backend, run: str, timeout: float | None) -> RunView:
         if view.settled:
             return view
         if deadline is not None and time.monotonic() >= deadline:
-            raise TimedOut(f"run {run} is still {view.phase} after {timeout:g} s; it goes on")
+            why = f": {view.sentence}" if view.sentence else ""
+            raise TimedOut(f"run {run} is still {view.phase} after {timeout:g} s{why}; it goes on")
         time.sleep(_TURN)
 
 

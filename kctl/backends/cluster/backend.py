@@ -89,6 +89,16 @@ class Cluster:
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
+    def newest_warning(self, run: str) -> str:
+        """The newest warning among the events of the job, e.g. that a quota forbids its pods."""
+        about = f"involvedObject.kind=PyTorchJob,involvedObject.name={run},type=Warning"
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
+        newest: Manifest = max(
+            events, key=lambda one: one.get("lastTimestamp") or one.get("eventTime") or "", default={}
+        )
+        return " ".join(str(newest.get("message", "")).split())
+
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
         body = {"metadata": {"annotations": annotations}, "spec": {"runPolicy": {"suspend": True}}}
