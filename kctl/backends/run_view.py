@@ -72,8 +72,6 @@ def pod_view(pod: Manifest) -> PodView:
     container: Manifest = next((one for one in statuses if one.get("name") == CONTAINER), {})
     state = container.get("state") or {}
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-    waiting = state.get("waiting") or {}
-    unplaced: Manifest = next((one for one in status.get("conditions") or [] if one.get("status") == "False"), {})
     life = (metadata.get("annotations") or {}).get(ANNOTATION_LIFE, "")
     index = (metadata.get("labels") or {}).get(LABEL_REPLICA_INDEX, "0")
     return PodView(
@@ -83,14 +81,16 @@ def pod_view(pod: Manifest) -> PodView:
         life=int(life) if life.isdigit() else None,
         code=(state.get("terminated") or {}).get("exitCode"),
         message=parse_message(ended.get("message") or ""),
-        reason=waiting.get("message")
-        or waiting.get("reason")
-        or status.get("message")
-        or status.get("reason")
-        or ended.get("reason")
-        or (unplaced.get("message") if unplaced.get("type") == "PodScheduled" else None)
-        or "",
+        reason=_reason(status, state, ended),
     )
+
+
+def _reason(status: Manifest, state: Manifest, ended: Manifest) -> str:
+    """What a pod waits for or was ended by, as far as the cluster says."""
+    waiting = state.get("waiting") or {}
+    placed: Manifest = next((one for one in status.get("conditions") or [] if one.get("type") == "PodScheduled"), {})
+    said = [waiting.get("message"), waiting.get("reason"), status.get("message"), status.get("reason")]
+    return str(next(filter(None, [*said, ended.get("reason"), placed.get("message")]), ""))
 
 
 def pods_wanted(job: Manifest) -> int:

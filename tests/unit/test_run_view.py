@@ -78,3 +78,16 @@ def test_a_failure_that_no_pod_explains_has_the_operators_words() -> None:
         == "pod demo-01234567-worker-0 ended with code 3 (Error)"
     )
     assert run_view(job(), [pod(0, "Pending", reason="ImagePullBackOff")]).pods[0].reason == "ImagePullBackOff"
+
+
+def test_a_pod_that_waits_says_for_what() -> None:
+    pulling = run_view(job(), [pod(0, "Pending", reason="ImagePullBackOff")])
+    assert pulling.sentence == "pod demo-01234567-worker-0 waits: ImagePullBackOff"
+    unplaced = pod(0, "Pending")
+    message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    unplaced["status"] = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "message": message}],
+    }
+    assert run_view(job(), [unplaced]).sentence == f"pod demo-01234567-worker-0 waits: {message}"
+    assert run_view(job("Running"), [pod(0, "Running")]).sentence == ""
