@@ -21,7 +21,7 @@ work=$(mktemp -d -p "$CACHE")
 trap 'rm -rf --one-file-system "$work"' EXIT
 debootstrap --variant=minbase --include=ca-certificates "$DEBIAN" "$work/root" "$MIRROR" >"$CACHE/base.log" 2>&1 ||
   { tail -n 5 "$CACHE/base.log" >&2; fail "debootstrap failed; the whole log is $CACHE/base.log"; }
-rm -rf "$work"/root/var/{cache/apt/archives,lib/apt/lists}/* "$work"/root/usr/share/{doc,man,locale}/*
+rm -rf "$work"/root/var/{cache/apt/archives,lib/apt/lists}/* "$work"/root/usr/share/{man,locale}/*
 container=$(buildah from scratch)
 buildah copy -q "$container" "$work/root" / >/dev/null
 buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd bash "$container"

@@ -70,16 +70,17 @@ build_commands() {
 
 # An image of one static program: name, program, its path inside. Goes to a file that up.sh gives to containerd.
 make_image() {
-  local container
+  local container file=${1##*/}
+  file=$CACHE/images/${file%:*}.tar
   container=$(buildah from scratch)
   buildah copy -q --chmod 755 "$container" "$2" "$3" >/dev/null
   buildah config --user 65532:65532 --entrypoint "[\"$3\"]" "$container"
-  rm -f "$CACHE/images/${1##*/}.tar"
-  buildah commit -q "$container" "docker-archive:$CACHE/images/${1##*/}.tar:$1" >/dev/null
-  buildah rm "$container" >/dev/null
+  rm -f "$file"
+  buildah commit -q --rm "$container" "docker-archive:$file:$1" >/dev/null
 }
 
-# The operator's manifests come with its module; only the image gets another name.
+# The operator's manifests come with its module. The image gets another name, and readiness is asked for at once: the
+# first time after 10 seconds, then every 15, is most of the time that a cluster takes to come up.
 copy_manifests() {
   rm -rf "$CACHE/operator"
   mkdir "$CACHE/operator"
@@ -91,6 +92,11 @@ kind: Kustomization
 resources: [manifests/overlays/standalone]
 images:
   - {name: ghcr.io/kubeflow/training-v1/training-operator, newName: localhost/training-operator, newTag: $TRAINING_OPERATOR}
+patches:
+  - target: {kind: Deployment}
+    patch: |
+      - {op: replace, path: /spec/template/spec/containers/0/readinessProbe/initialDelaySeconds, value: 1}
+      - {op: replace, path: /spec/template/spec/containers/0/readinessProbe/periodSeconds, value: 1}
 K
 }
 

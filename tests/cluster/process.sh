@@ -38,9 +38,9 @@ stop() {
 
 # Repeats a command until it succeeds, for at most 2 minutes; on failure shows the end of process $1's log.
 wait_for() {
-  local name=$1
+  local name=$1 until=$((SECONDS + 120))
   shift
-  for _ in $(seq 600); do
+  while [ $SECONDS -lt $until ]; do
     "$@" >/dev/null 2>&1 && return
     running "$name" || break
     sleep 0.2

@@ -1,4 +1,4 @@
-"""Logs and files through the real API server; behind it stands tests/cluster/kubelet.py, which cuts where a test wants."""
+"""Logs and files through the real API server; behind it stands tests/cluster/kubelet.py, which plays a node."""
 
 import hashlib
 import json

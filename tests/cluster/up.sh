@@ -108,10 +108,6 @@ start_scheduler() {
 apply_operator() {
   [ -f "$RUN/operator-applied" ] && return
   "$BIN/kubectl" apply --server-side --force-conflicts -k "$CACHE/operator" >/dev/null
-  # Its probe asks every 15 seconds, the first time after 10.
-  "$BIN/kubectl" patch deployment training-operator -n kubeflow --type=json -p \
-    '[{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/initialDelaySeconds", "value": 1},
-      {"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/periodSeconds", "value": 1}]' >/dev/null
   touch "$RUN/operator-applied"
 }
 
@@ -121,7 +117,7 @@ operator_answers() {
 apiVersion: kubeflow.org/v1
 kind: PyTorchJob
 metadata: {name: answers, namespace: default}
-spec: {pytorchReplicaSpecs: {Master: {template: {spec: {containers: [{name: pytorch, image: none}]}}}}}
+spec: {pytorchReplicaSpecs: {Master: {replicas: 1, template: {spec: {containers: [{name: pytorch, image: none}]}}}}}
 K
 }
 
@@ -132,8 +128,7 @@ push_busybox() {
   container=$(buildah from scratch)
   buildah copy -q "$container" "$CACHE/busybox" / >/dev/null
   buildah config --user 65532:65532 --env PATH=/bin "$container"
-  buildah commit -q --tls-verify=false "$container" "docker://localhost:$REGISTRY/busybox:test" >/dev/null
-  buildah rm "$container" >/dev/null
+  buildah commit -q --rm --tls-verify=false "$container" "docker://localhost:$REGISTRY/busybox:test" >/dev/null
 }
 
 root_only
@@ -155,8 +150,8 @@ start_apiserver
 start_controller_manager
 start_scheduler
 start_containerd
-start_proxy
 start_kubelet
+start_proxy
 start_coredns
 start_registry
 apply_operator
