@@ -35,7 +35,9 @@ fetch_debian() {
   done
   rm -rf "$CACHE/busybox"
   install -D -m 755 -t "$CACHE/busybox/bin" "$root/bin/busybox"
-  for name in $("$root/bin/busybox" --list); do ln -sf busybox "$CACHE/busybox/bin/$name"; done
+  for name in $("$root/bin/busybox" --list); do
+    [ "$name" = busybox ] || ln -s busybox "$CACHE/busybox/bin/$name"
+  done
   install -D -m 755 -t "$BIN/cni" "$root"/usr/lib/cni/{bridge,host-local,loopback}
   rm -rf "$root"
 }

@@ -1,6 +1,7 @@
 """The real operator, its webhook, kubelet, network and storage: what kctl's design takes for granted of them."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,13 @@ def test_the_webhook_refuses(shell: Shell, busybox: str) -> None:
 
 def test_the_namespace_refuses_a_pod_that_is_not_restricted(shell: Shell, busybox: str) -> None:
     _create(shell, shell_job("root-11111111", busybox, "true", securityContext={}))
-    shell.kubectl(
-        "wait", "--for=jsonpath={.status.conditions[0].type}=Created", "pytorchjob/root-11111111", "--timeout=30s"
-    )
+    about_it = ("get", "events", "--field-selector", "involvedObject.name=root-11111111", "-o", "jsonpath={..message}")
+    for _ in range(100):
+        if "violates PodSecurity" in shell.kubectl(*about_it):
+            break
+        time.sleep(0.2)
+    else:
+        raise AssertionError("no event says why there is no pod")
     assert _pods(shell, "root-11111111") == []
     shell.kubectl("delete", "pytorchjob", "root-11111111")
 
