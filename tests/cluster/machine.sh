@@ -38,7 +38,7 @@ end_containers() {
 }
 
 # Mount points below the cluster's folder, the newest first.
-mounts() { awk -v folder="$RUN/" 'index($5, folder) == 1 { print $5 }' /proc/self/mountinfo | tac; }
+mounts() { awk -v folder="$RUN/" 'index($5 "/", folder) == 1 { print $5 }' /proc/self/mountinfo | tac; }
 
 # Volumes, root file systems and the pods' network namespaces: containerd keeps these as mounts below its folder.
 unmount_all() {
@@ -54,11 +54,13 @@ unmount_all() {
 # What a reboot would do to the node: containers, mounts and network namespaces are gone, images and volumes stay.
 reset_node() {
   local file
+  shopt -s nullglob
   end_containers
   unmount_all
-  for file in "$TASKS"/*/address; do [ -f "$file" ] && rm -f "$(sed 's#^unix://##' "$file")"; done
+  for file in "$TASKS"/*/address; do rm -f "$(sed 's#^unix://##' "$file")"; done
+  for file in "$RUN"/containerd-state/io.containerd.grpc.v1.cri/sandboxes/*; do rm -f /var/lib/cni/results/*-"${file##*/}"-*; done
+  shopt -u nullglob
   rm -rf --one-file-system "$RUN/containerd-state" "$RUN/runc" "$RUN/addresses"
-  rm -f /var/lib/cni/results/kctl-*
 }
 
 # The bridge carries its owner's folder as alias: a second cluster of another folder would take its addresses.

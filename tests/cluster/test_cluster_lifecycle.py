@@ -43,6 +43,14 @@ def _containers() -> list[int]:
     return found
 
 
+def _lives(pid: int) -> bool:
+    """Not gone, and not a zombie whose parent has not looked yet: that has no command line any more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
 def _kill_everything() -> None:
     """As when the machine's memory runs out at the worst moment: no process of the cluster survives, no pod is told."""
     pids = _ours()
@@ -67,7 +75,7 @@ def _script(name: str) -> str:
 
 def _assert_nothing_left(containers: list[int]) -> None:
     assert _ours() == []
-    assert [pid for pid in containers if Path(f"/proc/{pid}").exists()] == []
+    assert [pid for pid in containers if _lives(pid)] == []
     assert str(RUN) not in Path("/proc/self/mountinfo").read_text(), "mounts, network namespaces among them"
     assert not BRIDGE.exists()
     for tool in ("iptables-save", "ip6tables-save"):
@@ -113,8 +121,9 @@ def test_up_completes_a_node_without_containerd(kubeconfig: str) -> None:
     _job_succeeds()
 
 
-def test_up_after_everything_was_killed(kubeconfig: str, shell: Shell) -> None:
+def test_up_after_everything_was_killed(kubeconfig: str, kubectl_path: str) -> None:
     """The state is what it was; what ran in pods and had nobody left does not run beside what replaces it."""
+    shell = Shell(kubeconfig, "default", kubectl_path)
     shell.kubectl("create", "configmap", "kept", "--from-literal=a=b")
     orphans = _containers()
     assert orphans
@@ -169,7 +178,7 @@ def test_a_missing_tool_is_named(missing: str, tmp_path: Path) -> None:
 
 def test_a_second_cluster_of_another_folder_is_refused(kubeconfig: str, tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
-    for part in ("bin", "images", "built"):
+    for part in ("bin", "images", "operator", "built"):
         (tmp_path / "cluster" / part).symlink_to(RUN.with_name(part))
     said = _fails(os.environ["PATH"], tmp_path)
     assert f"KCTL_CACHE={RUN.parent.parent} make cluster-down" in said
