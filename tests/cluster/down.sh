@@ -12,8 +12,9 @@ if [ -z "${KCTL_LOCKED:-}" ]; then
   exec 9>"$CACHE/up.lock"
   flock 9
 fi
-# The kubelet first: it would start again what ends.
-for name in "${PROCESSES[@]}"; do stop "$name"; done
+# The kubelet would start again what ends, and the API server waits 10 seconds for pods that listen to it.
+for name in kubelet containerd; do stop "$name"; done
 reset_node
+for name in "${PROCESSES[@]}"; do stop "$name"; done
 restore_machine
 rm -rf --one-file-system "$RUN"

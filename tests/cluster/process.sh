@@ -1,7 +1,7 @@
 # Sourced by up.sh and down.sh: processes known by a pid file, believed only while the command line is still ours.
 
 # Every process of the cluster, in the order in which they are stopped; each is started as $BIN/NAME.
-PROCESSES=(kubelet kube-proxy coredns docker-registry kube-scheduler kube-controller-manager containerd kube-apiserver etcd)
+PROCESSES=(kubelet containerd kube-proxy coredns docker-registry kube-scheduler kube-controller-manager kube-apiserver etcd)
 
 # True while process $1 of this cluster lives: its pid file names a process that runs our binary with our folder.
 running() {
