@@ -48,15 +48,16 @@ test: $(READY) ## Every test that needs no cluster and no GPU (6 minutes)
 	@$(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training
 
 .PHONY: cluster
-cluster: $(READY) ## Start the test cluster (the first time it is built: 5 minutes; needs root and Go)
+cluster: $(READY) ## Start the test cluster (the first time it is built: 10 minutes; needs Debian, root and Go)
 	@tests/cluster/up.sh
 
 .PHONY: cluster-down
-cluster-down: ## Stop the test cluster
+cluster-down: ## Stop the test cluster and take back what it changed on this machine
 	@tests/cluster/down.sh
 
 .PHONY: test-cluster
-test-cluster: $(READY) ## Tests against a real API server with the operator's CRDs
+test-cluster: $(READY) ## Tests on a real Kubernetes with the real operator; KUBECONFIG=...: on yours
+	@[ -n "$${KUBECONFIG:-}" ] || tests/cluster/up.sh >/dev/null
 	@$(BIN)/python -m pytest tests/cluster
 
 .PHONY: check

@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
-# Makes the Dockerfile's base image from Debian's packages, for machines that no hub answers: one minute, once.
+# Makes the image that our Dockerfile starts from, where no registry of the world has it: Debian's own packages, put
+# together by debootstrap from the mirror that this machine uses. usage: base_image.sh [IMAGE-NAME]; a minute, once.
 set -euo pipefail
-NAME=docker.io/library/debian:bookworm-slim
+HERE=$(cd "$(dirname "$0")" && pwd)
+. "$HERE/paths.sh"
+. "$HERE/versions.env"
+. "$HERE/debian.sh"
+NAME=${1:-docker.io/library/debian:$DEBIAN-slim}
 
-fail() { echo "error: tests/cluster/base_image.sh: $*" >&2; exit 1; }
-
-command -v buildah >/dev/null || fail "buildah is missing: apt-get install buildah"
+root_only
+need apt-get "the base image is made from Debian's packages; with docker or podman: pull $NAME"
+mkdir -p "$CACHE"
+exec 9>"$CACHE/base.lock"
+flock 9
+install_packages buildah debootstrap
 buildah inspect --type image "$NAME" >/dev/null 2>&1 && exit 0
-command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
-[ "$(id -u)" = 0 ] || fail "debootstrap makes device files and needs root: sudo $0"
-
-# Where apt already gets bookworm from; elsewhere debootstrap knows a mirror itself.
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' | sort -u | head -n 1)
-work=$(mktemp -d)
-container=
-trap '[ -z "$container" ] || buildah rm "$container" >/dev/null; rm -rf "$work"' EXIT
-debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" ${mirror:+"$mirror"} >"$work/log" 2>&1 ||
-  { tail -n 20 "$work/log" >&2; fail "debootstrap did not finish: see above"; }
-rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
-tar -C "$work/root" --create --file "$work/root.tar" .
+MIRROR=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Codename: $DEBIAN" "Component: main" | head -n 1)
+[ -n "$MIRROR" ] || fail "apt has no mirror of Debian $DEBIAN: add one to /etc/apt/sources.list"
+work=$(mktemp -d -p "$CACHE")
+trap 'rm -rf --one-file-system "$work"' EXIT
+debootstrap --variant=minbase --include=ca-certificates "$DEBIAN" "$work/root" "$MIRROR" >"$CACHE/base.log" 2>&1 ||
+  { tail -n 5 "$CACHE/base.log" >&2; fail "debootstrap failed; the whole log is $CACHE/base.log"; }
+rm -rf "$work"/root/var/{cache/apt/archives,lib/apt/lists}/* "$work"/root/usr/share/{man,locale}/*
 container=$(buildah from scratch)
-buildah add --quiet "$container" "$work/root.tar" / >/dev/null
-buildah config --cmd bash "$container"
-buildah commit --quiet "$container" "$NAME" >/dev/null
+buildah copy -q "$container" "$work/root" / >/dev/null
+buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd bash "$container"
+buildah commit -q --rm "$container" "$NAME" >/dev/null

@@ -1,8 +1,9 @@
-"""A real API server for the tests beside this file: the one of $KUBECONFIG, or one that up.sh starts on this machine.
+"""A real cluster for the tests beside this file: the one of $KUBECONFIG, or one that up.sh starts on this machine.
 
 Every module works in a namespace of its own and removes it.
 """
 
+import json
 import os
 import re
 import secrets
@@ -15,11 +16,18 @@ import pytest
 
 from kctl.backends.cluster.backend import Cluster
 from tests.cluster.shell import Shell
+from tests.cluster.volumes import NODE, claims_of_the_default_class, folders_as_claims
 
 HERE = Path(__file__).parent
-BIN = Path(os.environ.get("KCTL_CACHE", Path.home() / ".cache" / "kctl")) / "cluster" / "bin"
+BIN = Path(os.environ.get("KCTL_CACHE", Path.home() / ".cache" / "kctl")).resolve() / "cluster" / "bin"
+RUN = BIN.with_name("run")
 GIVEN = os.environ.get("KUBECONFIG", "")
 """The user's own cluster, where one is given: then nothing is started or killed."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ends the cluster comes last."""
+    items.sort(key=lambda item: item.path.name == "test_cluster_lifecycle.py")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +57,52 @@ def shell(kubeconfig: str, kubectl_path: str, request: pytest.FixtureRequest) ->
     made.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
     yield made
     made.kubectl("delete", "namespace", made.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def restricted(shell: Shell) -> Shell:
+    """The module's namespace, which from now on enforces the restricted Pod Security Standard."""
+    shell.kubectl("label", "namespace", shell.namespace, "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
+    return shell
+
+
+@pytest.fixture(scope="module")
+def volumes(shell: Shell) -> Iterator[dict[str, Path]]:
+    """The claims models, data and runs in the module's namespace; their folders where this machine is the cluster."""
+    with claims_of_the_default_class(shell) if GIVEN else folders_as_claims(shell, RUN / "volumes") as folders:
+        yield folders
+
+
+@pytest.fixture(scope="session")
+def registry(kubeconfig: str) -> str:
+    """Where images are pushed to and pods pull from, without TLS; has nothing to do with a given cluster."""
+    ports = dict(line.split("=") for line in (RUN / "ports.env").read_text().splitlines())
+    return f"localhost:{ports['REGISTRY']}"
+
+
+@pytest.fixture(scope="session")
+def busybox(request: pytest.FixtureRequest) -> str:
+    """An image with a shell and its tools: pulled from our registry, or by a given cluster from where it pulls."""
+    return "busybox:1.36" if GIVEN else f"{request.getfixturevalue('registry')}/busybox:test"
+
+
+@pytest.fixture(scope="module")
+def gpus(shell: Shell) -> Iterator[None]:
+    """The node says that it has 8 GPUs. CPU and memory cannot be made up like this: its kubelet corrects them."""
+    if GIVEN:  # has some or has none
+        yield
+        return
+    resource = "nvidia.com/gpu"
+
+    def patch(status: dict[str, dict[str, str | None]]) -> None:
+        body = json.dumps({"status": status})
+        shell.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", body)
+
+    patch({"capacity": {resource: "8"}})
+    allocatable = "jsonpath={.status.allocatable.nvidia\\.com/gpu}=8"
+    shell.kubectl("wait", f"--for={allocatable}", f"node/{NODE}", "--timeout=50s")
+    yield
+    patch({"capacity": {resource: None}, "allocatable": {resource: None}})
 
 
 @pytest.fixture()

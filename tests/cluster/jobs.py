@@ -9,6 +9,8 @@ RESTRICTED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 
+OTHER_MANAGER = "kueue.x-k8s.io/multikueue"
+
 
 def config_map(name: str, text: str = "{}") -> dict[str, Any]:
     """An immutable ConfigMap with one file."""
@@ -22,7 +24,7 @@ def config_map(name: str, text: str = "{}") -> dict[str, Any]:
 
 
 def job(run: str, **labels: str) -> dict[str, Any]:
-    """A PyTorchJob with one Master."""
+    """A PyTorchJob with one Master, whose operator's part the test plays."""
     container = {"name": "pytorch", "image": "localhost:5000/trainer:test", "securityContext": RESTRICTED}
     return {
         "apiVersion": "kubeflow.org/v1",
@@ -34,7 +36,8 @@ def job(run: str, **labels: str) -> dict[str, Any]:
         },
         "spec": {
             "nprocPerNode": "1",
-            "runPolicy": {"cleanPodPolicy": "Running"},
+            # The real operator leaves alone what another manager has; of names its webhook accepts this one.
+            "runPolicy": {"cleanPodPolicy": "Running", "managedBy": OTHER_MANAGER},
             "pytorchReplicaSpecs": {
                 "Master": {
                     "replicas": 1,
@@ -43,6 +46,33 @@ def job(run: str, **labels: str) -> dict[str, Any]:
                 }
             },
         },
+    }
+
+
+def shell_job(run: str, image: str, script: str, workers: int = 0, **container: Any) -> dict[str, Any]:
+    """A PyTorchJob for the real operator: a Master or so many Workers, each of which runs a shell script."""
+    index = {"fieldPath": "metadata.labels['training.kubeflow.org/replica-index']"}
+    pytorch = {
+        "name": "pytorch",
+        "image": image,
+        "command": ["sh", "-c", script],
+        "env": [{"name": "INDEX", "valueFrom": {"fieldRef": index}}],
+        "securityContext": RESTRICTED,
+        "volumeMounts": [{"name": "runs", "mountPath": "/runs"}],
+        **container,
+    }
+    spec = {
+        "containers": [pytorch],
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
+        "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}}],
+    }
+    replica = {"replicas": workers or 1, "restartPolicy": "ExitCode", "template": {"spec": spec}}
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": run},
+        "spec": {"nprocPerNode": "1", "pytorchReplicaSpecs": {"Worker" if workers else "Master": replica}},
     }
 
 

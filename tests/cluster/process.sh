@@ -1,5 +1,8 @@
 # Sourced by up.sh and down.sh: processes known by a pid file, believed only while the command line is still ours.
 
+# Every process of the cluster, in the order in which they are stopped; each is started as $BIN/NAME.
+PROCESSES=(kubelet containerd kube-proxy coredns docker-registry kube-scheduler kube-controller-manager kube-apiserver etcd)
+
 # True while process $1 of this cluster lives: its pid file names a process that runs our binary with our folder.
 running() {
   local pid line
@@ -35,9 +38,9 @@ stop() {
 
 # Repeats a command until it succeeds, for at most 2 minutes; on failure shows the end of process $1's log.
 wait_for() {
-  local name=$1
+  local name=$1 until=$((SECONDS + 120))
   shift
-  for _ in $(seq 600); do
+  while [ $SECONDS -lt $until ]; do
     "$@" >/dev/null 2>&1 && return
     running "$name" || break
     sleep 0.2

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.jobs import OTHER_MANAGER
+
 
 @dataclass(frozen=True)
 class Shell:
@@ -25,22 +27,40 @@ class Shell:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints on stdout; the test fails with its stderr where it fails."""
-        done = subprocess.run(
-            [self.kubectl_path, "-n", self.namespace, *arguments],
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = self._run(*arguments, stdin=stdin)
         assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
+
+    def refusal(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints on stderr where it fails; the test fails where it does not."""
+        done = self._run(*arguments, stdin=stdin)
+        assert done.returncode != 0, f"kubectl {' '.join(arguments)}: {done.stdout}"
+        return done.stderr
+
+    def _run(self, *arguments: str, stdin: str | None) -> subprocess.CompletedProcess[str]:
+        command = [self.kubectl_path, "-n", self.namespace, *arguments]
+        return subprocess.run(command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60)
 
     def kctl(self, *arguments: str, timeout: float = 60.0, **more: Any) -> subprocess.CompletedProcess[str]:
         """kctl's exit code, stdout and stderr."""
         command = [str(Path(sys.executable).with_name("kctl")), *arguments]
         environment = {**self.environment, **more.pop("env", {})}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, **more)
+
+    def play_operator(self, job: str) -> None:
+        """From now on the real operator leaves the job of one node alone, as if it had done nothing yet."""
+        self.kubectl("wait", "--for=create", f"pod/{job}-master-0", "--timeout=50s")
+        other = {"spec": {"runPolicy": {"managedBy": OTHER_MANAGER}}}
+        self.kubectl("patch", "pytorchjob", job, "--type=merge", "-p", json.dumps(other))
+        self.kubectl("delete", "pods,services", "-l", f"training.kubeflow.org/job-name={job}", "--grace-period=1")
+        self.kubectl("patch", "pytorchjob", job, "--subresource=status", "--type=merge", "-p", '{"status": null}')
+
+    def wait_for(self, job: str, condition: str, seconds: int = 50) -> None:
+        """Until the operator says so of the job; on failure with what it and the pods say."""
+        wait = ("wait", f"--for=condition={condition}", f"pytorchjob/{job}", f"--timeout={seconds}s")
+        if "met" not in self.kubectl(*wait, check=False):
+            said = self.kubectl("get", "pytorchjob", job, "-o", "jsonpath={.status}") + self.kubectl("get", "events")
+            raise AssertionError(f"{job} is not {condition}: {said}")
 
     def set_conditions(self, job: str, *conditions: str, message: str = "") -> None:
         """Write the job's status as the operator would: the named conditions True, one after the other."""

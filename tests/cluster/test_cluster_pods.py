@@ -1,4 +1,4 @@
-"""Logs and files through the real API server; behind it stands tests/cluster/kubelet.py in place of a node."""
+"""Logs and files through the real API server; behind it stands tests/cluster/kubelet.py, which plays a node."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ class Node:
     def __init__(self, shell: Shell, kubelet: Kubelet) -> None:
         self.shell, self.kubelet = shell, kubelet
         self.name = f"kctl-test-{secrets.token_hex(3)}"
-        shell.kubectl(
-            "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name}})
-        )
+        # Of the pods of others none shall come here.
+        about = {"metadata": {"name": self.name}, "spec": {"unschedulable": True}}
+        shell.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Node", **about}))
         endpoint = {"kubeletEndpoint": {"Port": kubelet.server_address[1]}}
         status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": endpoint}
         self._patch("node", self.name, {"status": status})

@@ -19,7 +19,9 @@ def run(shell: Shell, request: pytest.FixtureRequest) -> str:
     """A fresh run, submitted: its seed comes from the test's name, so no other test has it."""
     done = shell.kctl("submit", *_config(request), "-n", shell.namespace, "-o", "name")
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().rpartition("/")[2]
+    name = done.stdout.strip().rpartition("/")[2]
+    shell.play_operator(name)
+    return name
 
 
 def _config(request: pytest.FixtureRequest) -> list[str]:

@@ -1,0 +1,58 @@
+"""The three claims of a namespace that runs need. On the cluster of this machine they are folders of it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.shell import Shell
+
+CLAIMS = ("models", "data", "runs")
+NODE = "kctl-node"
+
+
+def _claim(name: str, mode: str, volume: dict[str, str]) -> dict[str, Any]:
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}, **volume}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def _volume(name: str, shell: Shell, path: Path) -> dict[str, Any]:
+    """Of type local: unlike on a hostPath, the kubelet gives its files to the pod's fsGroup."""
+    here = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "",
+        "persistentVolumeReclaimPolicy": "Retain",
+        "claimRef": {"namespace": shell.namespace, "name": name},
+        "local": {"path": str(path)},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [here]}},
+    }
+    metadata = {"name": f"{shell.namespace}-{name}"}
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+
+
+@contextmanager
+def folders_as_claims(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
+    """Claim -> folder below `root`; pods, claims and folders are removed at the end."""
+    folders = {name: root / shell.namespace / name for name in CLAIMS}
+    for name, path in folders.items():
+        path.mkdir(parents=True)
+        volume = {"storageClassName": "", "volumeName": f"{shell.namespace}-{name}"}
+        for made in (_volume(name, shell, path), _claim(name, "ReadWriteMany", volume)):
+            shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    yield folders
+    for kind in ("pytorchjobs", "pods", "persistentvolumeclaims"):
+        shell.kubectl("delete", kind, "--all", "--timeout=50s")
+    shell.kubectl("delete", "persistentvolume", *(f"{shell.namespace}-{name}" for name in CLAIMS))
+    shutil.rmtree(root / shell.namespace)
+
+
+@contextmanager
+def claims_of_the_default_class(shell: Shell) -> Iterator[dict[str, Path]]:
+    """On a cluster of the user's: its own storage, which no folder of this machine shows; its namespace removes it."""
+    for name in CLAIMS:
+        shell.kubectl("create", "-f", "-", stdin=json.dumps(_claim(name, "ReadWriteOnce", {})))
+    yield {}
