@@ -1,5 +1,6 @@
-// What Argo CD makes of PyTorchJobs: reads argocd-cm (file of the first argument) as Argo CD itself reads it, and a JSON
-// list of objects on stdin; prints for each the health and the object without the fields that a diff ignores.
+// What Argo CD makes of PyTorchJobs: reads argocd-cm (file of the first argument) as Argo CD itself reads it, an
+// Application (the second), whose fields must all be known, and a JSON list of objects on stdin; prints for each the
+// health and the object without the fields that a diff ignores.
 package main
 
 import (
@@ -8,6 +9,7 @@ import (
 	"log"
 	"os"
 
+	"github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
 	"github.com/argoproj/argo-cd/v3/util/argo/normalizers"
 	"github.com/argoproj/argo-cd/v3/util/lua"
 	"github.com/argoproj/argo-cd/v3/util/settings"
@@ -25,17 +27,16 @@ type verdict struct {
 }
 
 func main() {
-	configMap, objects := &corev1.ConfigMap{}, []map[string]any{}
-	text, err := os.ReadFile(os.Args[1])
-	check(err)
-	check(yaml.UnmarshalStrict(text, configMap))
+	configMap, application, objects := &corev1.ConfigMap{}, &v1alpha1.Application{}, []map[string]any{}
+	read(os.Args[1], configMap)
+	read(os.Args[2], application)
 	check(json.NewDecoder(os.Stdin).Decode(&objects))
 
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "argocd-secret", Namespace: configMap.Namespace}}
 	client := fake.NewClientset(configMap, secret)
 	overrides, err := settings.NewSettingsManager(context.Background(), client, configMap.Namespace).GetResourceOverrides()
 	check(err)
-	ignore, err := normalizers.NewIgnoreNormalizer(nil, overrides, normalizers.IgnoreNormalizerOpts{})
+	ignore, err := normalizers.NewIgnoreNormalizer(application.Spec.IgnoreDifferences, overrides, normalizers.IgnoreNormalizerOpts{})
 	check(err)
 
 	verdicts := []verdict{}
@@ -50,6 +51,12 @@ func main() {
 		verdicts = append(verdicts, verdict{string(health.Status), health.Message, object.Object})
 	}
 	check(json.NewEncoder(os.Stdout).Encode(verdicts))
+}
+
+func read(path string, into any) {
+	text, err := os.ReadFile(path)
+	check(err)
+	check(yaml.UnmarshalStrict(text, into))
 }
 
 func check(err error) {
