@@ -1,4 +1,4 @@
-"""What k8s/ gives, on a real API server: it applies, fits what kctl renders, and its policy keeps live runs as they are.
+"""What k8s/ gives, on a real API server: it applies, fits what kctl renders, and keeps live runs as they are.
 
 The team's part goes to the module's namespace. Of the cluster's part copies with names of their own are bound to that
 namespace only, so that a cluster which somebody uses is left as it is.

@@ -3,18 +3,12 @@
 Everybody here has a token of a ServiceAccount of their own, with a Role of its own: nothing waits for rights to change.
 """
 
-import hashlib
 import itertools
 import json
 import re
-import secrets
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +18,17 @@ import yaml
 
 from tests.cluster.conftest import GIVEN
 from tests.cluster.jobs import job, pod
-from tests.cluster.kubelet import Kubelet, Log, serving
+from tests.cluster.kubelet import Log, serving
+from tests.cluster.played_node import Machinery, runs_volume
 from tests.cluster.shell import Shell
-from tests.cluster.verbs_with_rights import LINE, LINGERS, SCENES, SHOWN, Outcome, Person
+from tests.cluster.verbs_with_rights import LINE, SCENES, SHOWN, Outcome, Person
 
-pytestmark = pytest.mark.skipif(bool(GIVEN), reason="registers a node that only this machine can reach")
+pytestmark = [
+    pytest.mark.skipif(bool(GIVEN), reason="registers a node that only this machine can reach"),
+    pytest.mark.timeout(900),  # the scenes are played before the first test
+]
 K8S = Path(__file__).parents[2] / "k8s"
-NODE = f"kctl-test-{secrets.token_hex(3)}"
+QUEUE = "kueue.x-k8s.io/queue-name"
 
 Right = tuple[str, str]
 """A verb of the API and a resource: ("get", "pods/log")."""
@@ -70,11 +68,11 @@ def _granted(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     return set(itertools.chain.from_iterable(products))
 
 
-def _account(name: str, rights: frozenset[Right]) -> list[dict[str, Any]]:
+def _account(name: str, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rbac = "rbac.authorization.k8s.io"
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": _rules(rights)},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules},
         {
             "apiVersion": f"{rbac}/v1",
             "kind": "RoleBinding",
@@ -95,85 +93,19 @@ def _person(shell: Shell, account: str, folder: Path) -> Person:
     return Person(replace(shell, kubeconfig=str(home / "kubeconfig")), home, shell)
 
 
-class Machinery:
-    """The node and the operator, as far as they are needed: reader pods run, and what lingers ends."""
-
-    def __init__(self, shell: Shell, kubelet: Kubelet) -> None:
-        self._shell, self._over, self._ending = shell, threading.Event(), set[str]()
-        shell.kubectl(
-            "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-        )
-        endpoint = {"kubeletEndpoint": {"Port": kubelet.server_address[1]}}
-        addresses = [{"type": "InternalIP", "address": "127.0.0.1"}]
-        self._status("node", NODE, {"addresses": addresses, "daemonEndpoints": endpoint})
-        self._thread = threading.Thread(target=self._play)
-        self._thread.start()
-
-    def runs(self, name: str, container: str) -> None:
-        """A pod of this node is running from now on."""
-        state = {"running": {"startedAt": "2026-11-25T12:00:00Z"}}
-        about = {"name": container, "state": state, "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
-        self._status("pod", name, {"phase": "Running", "containerStatuses": [about]})
-
-    def stop(self) -> None:
-        """Its pods and the node go too."""
-        self._over.set()
-        self._thread.join()
-        self._shell.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
-        self._shell.kubectl("delete", "node", NODE)
-
-    def _status(self, kind: str, name: str, status: dict[str, Any]) -> None:
-        body = json.dumps({"status": status})
-        self._shell.kubectl("patch", kind, name, "--subresource=status", "--type=strategic", "-p", body)
-
-    def _play(self) -> None:
-        while not self._over.wait(0.3):
-            for one in json.loads(self._shell.kubectl("get", "pods,pytorchjobs", "-o", "json"))["items"]:
-                name, uid = one["metadata"]["name"], one["metadata"]["uid"]
-                if one["kind"] == "Pod" and name.endswith("-reader") and one["status"]["phase"] == "Pending":
-                    self._bind(name)
-                elif LINGERS in one["metadata"].get("finalizers", ()) and "deletionTimestamp" in one["metadata"]:
-                    if uid in self._ending:  # seen a moment ago already: whoever deletes it has looked again
-                        none = json.dumps({"metadata": {"finalizers": None}})
-                        self._shell.kubectl("patch", "pytorchjob", name, "--type=merge", "-p", none, check=False)
-                    self._ending.add(uid)
-
-    def _bind(self, name: str) -> None:
-        target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
-        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
-        path = f"/api/v1/namespaces/{self._shell.namespace}/pods/{name}/binding"
-        self._shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding))
-        self.runs(name, "reader")
-
-
-@contextmanager
-def _runs_volume(folder: Path) -> Iterator[int]:
-    """A run's folder with an adapter, behind a real trainer.reader; its port on this machine."""
-    weights = b"adapter" * 1000
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter" / "weights.bin").write_bytes(weights)
-    entry = {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-    (folder / "adapter" / "MANIFEST.json").write_text(json.dumps({"files": {"weights.bin": entry}}))
-    command = [sys.executable, "-m", "trainer.reader", "--port", "0", "--root", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield int(re.findall(r"\d+$", process.stdout.readline().strip())[0])
-        process.terminate()
-
-
 @pytest.fixture(scope="module")
 def outcomes(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Case, Outcome]]:
     """How each verb went with its row, and with its row but for one right. All scenes are set first, then played."""
     folder = tmp_path_factory.mktemp("people")
     shell.kubectl("label", "namespace", shell.namespace, "pod-security.kubernetes.io/enforce=restricted")
     names = {case: f"case-{number}" for number, case in enumerate(CASES)}
-    accounts = [one for case, name in names.items() for one in _account(name, RIGHTS[case[0]] - {case[1]})]
+    accounts = [one for case, name in names.items() for one in _account(name, _rules(RIGHTS[case[0]] - {case[1]}))]
     shell.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(accounts))
-    with serving(folder) as kubelet, _runs_volume(folder / "run") as kubelet.ports[8479]:
+    with serving(folder) as kubelet, runs_volume(folder / "run") as kubelet.ports[8479]:
         machinery = Machinery(shell, kubelet)
         try:
             shell.kubectl("create", "-f", "-", stdin=json.dumps(job(SHOWN)))
-            shell.kubectl("create", "-f", "-", stdin=json.dumps(pod(f"{SHOWN}-master-0", SHOWN, node=NODE)))
+            shell.kubectl("create", "-f", "-", stdin=json.dumps(pod(f"{SHOWN}-master-0", SHOWN, node=machinery.node)))
             kubelet.logs[f"{SHOWN}-master-0"] = Log([(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), LINE)])
             machinery.runs(f"{SHOWN}-master-0", "pytorch")
             shell.set_conditions(SHOWN, "Created", "Running")
@@ -271,3 +203,31 @@ def test_a_pipeline_submits_and_does_not_cancel(shell: Shell, team: None, tmp_pa
     assert submitted.returncode == 0, submitted.stderr
     cancelled = pipeline.kctl("cancel", submitted.stdout.strip().rpartition("/")[2])
     assert cancelled.returncode == 6 and "kctl-ci has no right to patch pytorchjobs" in cancelled.stderr
+
+
+@pytest.mark.parametrize("gone", [None, "list", "patch"])
+def test_cancel_with_kueue_needs_what_the_overlay_grants(
+    shell: Shell, kueue: list[dict[str, Any]], tmp_path: Path, gone: str | None
+) -> None:
+    (rule,) = kueue
+    account, run = f"kueue-{gone or 'all'}", f"queued-{'all' if gone is None else gone}-11111111"
+    rules = [*_rules(RIGHTS["cancel"]), rule | {"verbs": [verb for verb in rule["verbs"] if verb != gone]}]
+    shell.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(_account(account, rules)))
+    made = shell.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(job(run, **{QUEUE: "gpu"})))
+    labels = {"kueue.x-k8s.io/job-uid": json.loads(made)["metadata"]["uid"]}
+    workload = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload", "metadata": {"name": run, "labels": labels}}
+    shell.kubectl("create", "-f", "-", stdin=json.dumps(workload | {"spec": {"active": True}}))
+    worked, said = SCENES["cancel"].act(_person(shell, account, tmp_path), run)
+    active = shell.kubectl("get", "workload", run, "-o", "jsonpath={.spec.active}")
+    assert (worked, active) == ((True, "false") if gone is None else (False, "true"))
+    assert gone is None or f"no right to {gone} workloads.kueue.x-k8s.io" in said
+
+
+@pytest.fixture(scope="module")
+def kueue(shell: Shell) -> Iterator[list[dict[str, Any]]]:
+    """Kueue's Workload as far as kctl touches it, and the rules of the overlay's role."""
+    shell.kubectl("apply", "-f", str(Path(__file__).with_name("kueue_workload_crd.yaml")))
+    shell.kubectl("wait", "--for=condition=Established", "crd/workloads.kueue.x-k8s.io", "--timeout=30s")
+    objects = yaml.safe_load_all(shell.kubectl("kustomize", str(K8S / "overlays" / "kueue")))
+    yield next(one["rules"] for one in objects if one["kind"] == "Role")
+    shell.kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
