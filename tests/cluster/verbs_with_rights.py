@@ -129,7 +129,7 @@ def _done_run(admin: Shell, number: int) -> str:
 
 
 def _pull(person: Person, run: str) -> Outcome:
-    done = person.kctl("pull", run)
+    done = person.kctl("pull", run[:-1])
     pulled = person.folder / "adapters" / run / "weights.bin"
     return done.returncode == 0 and pulled.is_file(), done.stderr
 
