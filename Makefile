@@ -57,7 +57,9 @@ cluster-down: ## Stop the test cluster and take back what it changed on this mac
 
 .PHONY: test-cluster
 test-cluster: $(READY) ## Tests on a real Kubernetes with the real operator; KUBECONFIG=...: on yours
-	@[ -n "$${KUBECONFIG:-}" ] || tests/cluster/up.sh >/dev/null
+	$(call part,the cluster (10 minutes the first time),[ -n "$${KUBECONFIG:-}" ] || tests/cluster/up.sh >/dev/null)
+	$(call part,evaluators of Argo CD and Flux (4 minutes the first time),tests/cluster/evaluators/build.sh)
+	$(call part,both images (6 minutes the first time),[ -n "$${KUBECONFIG:-}" ] || tests/cluster/image.sh >/dev/null)
 	@$(BIN)/python -m pytest tests/cluster
 
 .PHONY: check
