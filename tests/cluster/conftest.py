@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 
 from kctl.backends.cluster.backend import Cluster
+from tests.cluster.images import build
 from tests.cluster.shell import Shell
+from tests.cluster.team import Team
 from tests.cluster.volumes import NODE, claims_of_the_default_class, folders_as_claims
+from tests.training.tiny import SMALL_VOCABULARY, small_tokenizer, tiny_dense
+from tests.training.world import WORDS, write_pairs
 
 HERE = Path(__file__).parent
 BIN = Path(os.environ.get("KCTL_CACHE", Path.home() / ".cache" / "kctl")).resolve() / "cluster" / "bin"
@@ -110,3 +114,44 @@ def cluster(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """The backend under test, in the module's namespace."""
     monkeypatch.setenv("KUBECONFIG", shell.kubeconfig)
     return Cluster(shell.namespace, None)
+
+
+@pytest.fixture(scope="session")
+def trainer_image(kubeconfig: str, request: pytest.FixtureRequest) -> str:
+    """Our image by digest: built from this checkout and pushed to the cluster's registry; or $TRAINER_IMAGE."""
+    if GIVEN:
+        named = os.environ.get("TRAINER_IMAGE", "")
+        assert named, "set TRAINER_IMAGE to the trainer's image in a registry that your cluster pulls from: make image"
+        return named
+    built = build(IMAGE=f"{request.getfixturevalue('registry')}/kctl", PUSH="1")
+    assert built.returncode == 0, built.stdout[-3000:]
+    names = dict(line.split() for line in built.stdout.splitlines() if re.fullmatch(r"\w+ \S+@sha256:\w+", line))
+    return names["trainer"]
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `dense` with a tiny random model, and the training files of tests.training.world.BASE beside it."""
+    root = tmp_path_factory.mktemp("inputs")
+    write_pairs(root / "train.jsonl", WORDS, 24)
+    write_pairs(root / "held.jsonl", WORDS, 5)
+    small_tokenizer(root / "tokenizer", [root / "train.jsonl"])
+    tiny_dense(root / "dense", tokenizer=root / "tokenizer", vocabulary=SMALL_VOCABULARY)
+    return root
+
+
+@pytest.fixture(scope="module")
+def team(
+    restricted: Shell,
+    volumes: dict[str, Path],
+    trainer_image: str,
+    base_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Team:
+    """A namespace with filled claims, and a working directory with a profile for it."""
+    shutil.copytree(base_model / "dense", volumes["models"] / "dense")
+    for name in ("train.jsonl", "held.jsonl"):
+        shutil.copy(base_model / name, volumes["data"] / name)
+    made = Team(restricted, tmp_path_factory.mktemp("team"), volumes, trainer_image)
+    made.profile()
+    return made
