@@ -56,8 +56,9 @@ def logs(
             lines = follow_run(backend, name, wanted.of_pod, begin)
         else:
             lines = read_all(backend, chosen, begin)
-        for line in filter(wanted.of_rank, lines):
-            console.data(printed(line, name, prefix, timestamps))
+        with console.Lines() as out:
+            for line in filter(wanted.of_rank, lines):
+                out.write(printed(line, name, prefix, timestamps))
 
 
 @dataclass(frozen=True)

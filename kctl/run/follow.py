@@ -38,8 +38,9 @@ def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
         if console.draws(sys.stdout):
             _with_bar(lines, run, several)
         else:
-            for line in lines:
-                console.data(printed(line, run, several, False))
+            with console.Lines() as out:
+                for line in lines:
+                    out.write(printed(line, run, several, False))
         return view_of(backend, run)
 
 
