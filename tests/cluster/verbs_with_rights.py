@@ -1,24 +1,24 @@
 """One scene a verb: what is there before, the call itself, and how it is seen that it worked.
 
-delete and prune are not verbs of kctl yet: in their scenes stand the calls that they will make. The operator's part is
-played by the test (spec.runPolicy.managedBy tells a real one to stay away).
+The operator's part is played by the test (spec.runPolicy.managedBy tells a real one to stay away).
 """
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.jobs import config_map, job, pod
+from tests.cluster.jobs import job, pod
 from tests.cluster.shell import Shell
 
 SHOWN = "shown-11111111"
 """The run with a pod whose log has LINE, for the verbs that only look."""
 LINE = "step=20/100 loss=1.2345 lr=2.0e-04"
+WAITING, WARNING = "waiting-11111111", "exceeded quota: team"
+"""The run without pods, and the event that says why."""
 LINGERS = "kctl.dev/test"
 """A finalizer: a job with it is not gone at once, as one with pods is not."""
 
@@ -32,14 +32,7 @@ class Person:
     admin: Shell
 
     def kctl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self.shell.kctl(*arguments, "-n", self.shell.namespace, cwd=self.folder, timeout=120)
-
-    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        environment = self.shell.environment
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-    def kubectl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self.run(self.shell.kubectl_path, "-n", self.shell.namespace, *arguments)
+        return self.shell.kctl(*arguments, "-n", self.shell.namespace, cwd=self.folder, timeout=300)
 
 
 Outcome = tuple[bool, str]
@@ -59,7 +52,7 @@ def _seed(number: int) -> list[str]:
 
 
 def _rendered(admin: Shell, number: int) -> tuple[str, list[dict[str, Any]]]:
-    done = admin.kctl("render", *_seed(number), "-n", admin.namespace, "-o", "json")
+    done = admin.kctl("render", *_seed(number), "-n", admin.namespace, "-o", "json", timeout=300)
     assert done.returncode == 0, done.stderr
     objects: list[dict[str, Any]] = json.loads(done.stdout)["items"]
     objects[-1]["spec"]["runPolicy"]["managedBy"] = "kueue.x-k8s.io/multikueue"
@@ -84,22 +77,28 @@ def _submit(person: Person, number: str) -> Outcome:
 
 
 def _nothing(admin: Shell, number: int) -> str:
-    return SHOWN.partition("-")[0]
+    return ""
 
 
-def _status(person: Person, run: str) -> Outcome:
-    done = person.kctl("status", run, "-o", "json")
-    return done.returncode == 0 and json.loads(done.stdout)["step"] == 20, done.stderr
+def _status(person: Person, _: str) -> Outcome:
+    both = [person.kctl("status", run.partition("-")[0], "-o", "json") for run in (SHOWN, WAITING)]
+    found = [json.loads(one.stdout) for one in both if one.returncode == 0]
+    return _is_whole(found), "".join(one.stderr for one in both)
 
 
-def _list(person: Person, run: str) -> Outcome:
+def _list(person: Person, _: str) -> Outcome:
     done = person.kctl("list", "-o", "json")
-    found = json.loads(done.stdout) if done.returncode == 0 else []
-    return any(one["run"] == SHOWN and one["step"] == 20 for one in found), done.stderr
+    return done.returncode == 0 and _is_whole(json.loads(done.stdout)), done.stderr
 
 
-def _logs(person: Person, run: str) -> Outcome:
-    done = person.kctl("logs", run)
+def _is_whole(found: list[dict[str, Any]]) -> bool:
+    """What the log and the events tell is there, too."""
+    told = {one["run"]: (one["step"], one["sentence"]) for one in found}
+    return told.get(SHOWN, (None,))[0] == 20 and told.get(WAITING, (None, None))[1] == WARNING
+
+
+def _logs(person: Person, _: str) -> Outcome:
+    done = person.kctl("logs", SHOWN.partition("-")[0])
     return done.returncode == 0 and LINE in done.stdout, done.stderr
 
 
@@ -110,12 +109,15 @@ def _live_run(admin: Shell, number: int) -> str:
 
 
 def _wait(person: Person, run: str) -> Outcome:
-    """The run succeeds while somebody waits, late enough that a watch is needed."""
-    soon = threading.Timer(8, person.admin.set_conditions, (run, "Created", "Succeeded"))
-    soon.start()
-    done = person.kctl("wait", run)
-    soon.join()
-    return done.returncode == 0 and "succeeded" in done.stderr, done.stderr
+    """Without a watch kctl gives up after 20 s; the run succeeds when it has not for longer than that."""
+    command = [Path(sys.executable).with_name("kctl"), "wait", run, "-n", person.shell.namespace]
+    waiting = subprocess.Popen(command, env=person.shell.environment, stderr=subprocess.PIPE, text=True)
+    try:
+        _, said = waiting.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        person.admin.set_conditions(run, "Created", "Succeeded")
+        _, said = waiting.communicate(timeout=60)
+    return waiting.returncode == 0 and "succeeded" in said, said
 
 
 def _done_run(admin: Shell, number: int) -> str:
@@ -139,31 +141,37 @@ def _cancel(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and f"{run} cancelled" in done.stdout, done.stderr
 
 
-def _lingering_run(admin: Shell, number: int) -> str:
-    run = f"lingers-{number:08x}"
-    made = job(run)
-    made["metadata"]["finalizers"] = [LINGERS]
-    _create(admin, made)
+def _ended_run(admin: Shell, number: int) -> str:
+    run, objects = _rendered(admin, number)
+    objects[-1]["metadata"]["finalizers"] = [LINGERS]
+    _create(admin, *objects)
+    admin.set_conditions(run, "Created", "Succeeded")
     return run
 
 
-def _delete(person: Person, run: str) -> Outcome:
-    call = f"Cluster({person.shell.namespace!r}, None).delete({run!r}, 60)"
-    done = person.run(sys.executable, "-c", f"from kctl.backends.cluster.backend import Cluster; {call}")
-    return done.returncode == 0, done.stderr
+def _delete(*flags: str) -> Callable[[Person, str], Outcome]:
+    def act(person: Person, run: str) -> Outcome:
+        done = person.kctl("delete", run[:-1], *flags)
+        return done.returncode == 0 and _gone(person.admin, run), done.stderr
+
+    return act
+
+
+def _gone(admin: Shell, run: str) -> bool:
+    return not admin.kubectl("get", "pytorchjobs,configmaps,pods", "-l", f"kctl.dev/run={run}", "-o", "name")
 
 
 def _old_run(admin: Shell, number: int) -> str:
-    run = f"old-{number:08x}"
-    _create(admin, job(run), config_map(run), pod(run, run))
+    """Ended long ago, so that prune can be told to take it alone."""
+    run = _ended_run(admin, number)
+    long_ago = [{"op": "replace", "path": "/status/conditions/1/lastTransitionTime", "value": "2026-01-01T00:00:00Z"}]
+    admin.kubectl("patch", "pytorchjob", run, "--subresource=status", "--type=json", "-p", json.dumps(long_ago))
     return run
 
 
 def _prune(person: Person, run: str) -> Outcome:
-    kinds = ("pytorchjob", "configmap", "pod")
-    listed = [person.kubectl("get", kind, "-o", "name") for kind in kinds]
-    deleted = [person.kubectl("delete", kind, run, "--wait=false") for kind in kinds]
-    return all(one.returncode == 0 for one in listed + deleted), "".join(one.stderr for one in listed + deleted)
+    done = person.kctl("prune", "--older-than", "1h", "--yes")
+    return done.returncode == 0 and _gone(person.admin, run), done.stderr
 
 
 SCENES = {
@@ -174,6 +182,7 @@ SCENES = {
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),
     "cancel": Scene(_live_run, _cancel),
-    "delete": Scene(_lingering_run, _delete),
+    "delete": Scene(_ended_run, _delete()),
+    "delete --outputs": Scene(_ended_run, _delete("--outputs", "--yes")),
     "prune": Scene(_old_run, _prune),
 }
