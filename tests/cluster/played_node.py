@@ -19,7 +19,7 @@ from tests.cluster.verbs_with_rights import LINGERS
 
 
 class Machinery:
-    """The node and the operator, as far as they are needed: kctl's own pods run, and what lingers ends."""
+    """The node and the operator, as far as they are needed: kctl's pods run, and what lingers ends."""
 
     def __init__(self, shell: Shell, kubelet: Kubelet) -> None:
         self._shell, self._over, self._ending = shell, threading.Event(), set[str]()
@@ -55,22 +55,23 @@ class Machinery:
                 name, uid = one["metadata"]["name"], one["metadata"]["uid"]
                 role = one["metadata"].get("labels", {}).get(LABEL_ROLE)
                 if role and one["status"]["phase"] == "Pending":
-                    self._bind(name)
-                    self.runs(name, role)
-                elif role == "eraser" and one["status"]["phase"] == "Running":
-                    self._status("pod", name, {"phase": "Succeeded"})
+                    self._bind(name, role)
                 elif LINGERS in one["metadata"].get("finalizers", ()) and "deletionTimestamp" in one["metadata"]:
                     if uid in self._ending:  # seen a moment ago already: whoever deletes it has looked again
                         none = json.dumps({"metadata": {"finalizers": None}})
                         self._shell.kubectl("patch", "pytorchjob", name, "--type=merge", "-p", none, check=False)
                     self._ending.add(uid)
 
-    def _bind(self, name: str) -> None:
+    def _bind(self, name: str, role: str) -> None:
         target = {"apiVersion": "v1", "kind": "Node", "name": self.node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
         path = f"/api/v1/namespaces/{self._shell.namespace}/pods/{name}/binding"
-        # Fails, and may, where its owner deletes it at this moment or a scheduler was faster.
+        # Fails, and may, where its owner deletes it at this moment.
         self._shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding), check=False)
+        if role == "eraser":  # what it does in its pod is shown by tests of that
+            self._status("pod", name, {"phase": "Succeeded"})
+        else:
+            self.runs(name, role)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ kctl is driven as a person drives it; what its pods left is read from the folder
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -59,7 +58,7 @@ class Team:
         return subprocess.Popen(
             [*prefix, sys.executable, "-m", "kctl", *argv],
             cwd=self.root,
-            env={**self.shell.environment, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+            env={**self.shell.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,20 +5,25 @@ The operator's part is played by the test (spec.runPolicy.managedBy tells a real
 
 import json
 import subprocess
-import sys
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.jobs import job, pod
+from tests.cluster.jobs import OTHER_MANAGER, job, pod
 from tests.cluster.shell import Shell
 
 SHOWN = "shown-11111111"
 """The run with a pod whose log has LINE, for the verbs that only look."""
 LINE = "step=20/100 loss=1.2345 lr=2.0e-04"
-WAITING, WARNING = "waiting-11111111", "exceeded quota: team"
-"""The run without pods, and the event that says why."""
+WAITS = "waits-11111111"
+"""A run without pods; the event WHY says what keeps them away."""
+WHY = "exceeded quota: team"
+PLAYED = {"kctl.dev/test": "played"}
+"""What no node has: a scheduler leaves such pods to the test."""
+OLD = "kctl.dev/test=old"
 LINGERS = "kctl.dev/test"
 """A finalizer: a job with it is not gone at once, as one with pods is not."""
 
@@ -32,9 +37,10 @@ class Person:
     admin: Shell
 
     def kctl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self.shell.kctl(*arguments, "-n", self.shell.namespace, cwd=self.folder, timeout=300)
+        return self.shell.kctl(*arguments, "-n", self.shell.namespace, cwd=self.folder, timeout=120)
 
 
+AMONG_OTHERS: AbstractContextManager[object] = nullcontext()
 Outcome = tuple[bool, str]
 """Whether it worked, and what was said on stderr."""
 
@@ -45,6 +51,8 @@ class Scene:
 
     prepare: Callable[[Shell, int], str]
     act: Callable[[Person, str], Outcome]
+    alone: AbstractContextManager[object] = AMONG_OTHERS
+    """Entered for both: what prune finds must be its own."""
 
 
 def _seed(number: int) -> list[str]:
@@ -52,10 +60,12 @@ def _seed(number: int) -> list[str]:
 
 
 def _rendered(admin: Shell, number: int) -> tuple[str, list[dict[str, Any]]]:
-    done = admin.kctl("render", *_seed(number), "-n", admin.namespace, "-o", "json", timeout=300)
+    done = admin.kctl("render", *_seed(number), "-n", admin.namespace, "-o", "json")
     assert done.returncode == 0, done.stderr
     objects: list[dict[str, Any]] = json.loads(done.stdout)["items"]
-    objects[-1]["spec"]["runPolicy"]["managedBy"] = "kueue.x-k8s.io/multikueue"
+    objects[-1]["spec"]["runPolicy"]["managedBy"] = OTHER_MANAGER
+    (replica,) = objects[-1]["spec"]["pytorchReplicaSpecs"].values()
+    replica["template"]["spec"]["nodeSelector"] = PLAYED
     return objects[-1]["metadata"]["name"], objects
 
 
@@ -63,11 +73,16 @@ def _create(admin: Shell, *objects: dict[str, Any]) -> None:
     admin.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
-def _failed_run(admin: Shell, number: int) -> str:
+def _failed_run(admin: Shell, number: int, days_ago: float = 0) -> str:
     run, objects = _rendered(admin, number)
     objects[-1]["metadata"]["finalizers"] = [LINGERS]
     _create(admin, *objects)
-    admin.set_conditions(run, "Created", "Failed")
+    admin.set_conditions(run, "Created", "Failed", days_ago=days_ago)
+    return run
+
+
+def _failed_config(admin: Shell, number: int) -> str:
+    _failed_run(admin, number)
     return str(number)
 
 
@@ -76,29 +91,31 @@ def _submit(person: Person, number: str) -> Outcome:
     return done.returncode == 0 and "it is created again and resumes" in done.stderr, done.stderr
 
 
+def warning(namespace: str) -> dict[str, Any]:
+    """An event of the operator, which could not make the pods of WAITS."""
+    about = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": WAITS, "namespace": namespace}
+    said = {"type": "Warning", "reason": "FailedCreatePod", "message": WHY}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "no-pods"}, "involvedObject": about, **said}
+
+
 def _nothing(admin: Shell, number: int) -> str:
-    return ""
+    return SHOWN.partition("-")[0]
 
 
-def _status(person: Person, _: str) -> Outcome:
-    both = [person.kctl("status", run.partition("-")[0], "-o", "json") for run in (SHOWN, WAITING)]
-    found = [json.loads(one.stdout) for one in both if one.returncode == 0]
-    return _is_whole(found), "".join(one.stderr for one in both)
+def _status(person: Person, run: str) -> Outcome:
+    done, waits = person.kctl("status", run, "-o", "json"), person.kctl("status", WAITS)
+    worked = done.returncode == 0 and json.loads(done.stdout)["step"] == 20 and WHY in waits.stdout
+    return worked, done.stderr
 
 
-def _list(person: Person, _: str) -> Outcome:
+def _list(person: Person, run: str) -> Outcome:
     done = person.kctl("list", "-o", "json")
-    return done.returncode == 0 and _is_whole(json.loads(done.stdout)), done.stderr
+    found = {one["run"]: one for one in (json.loads(done.stdout) if done.returncode == 0 else [])}
+    return bool(found) and found[SHOWN]["step"] == 20 and WHY in found[WAITS]["sentence"], done.stderr
 
 
-def _is_whole(found: list[dict[str, Any]]) -> bool:
-    """What the log and the events tell is there, too."""
-    told = {one["run"]: (one["step"], one["sentence"]) for one in found}
-    return told.get(SHOWN, (None,))[0] == 20 and told.get(WAITING, (None, None))[1] == WARNING
-
-
-def _logs(person: Person, _: str) -> Outcome:
-    done = person.kctl("logs", SHOWN.partition("-")[0])
+def _logs(person: Person, run: str) -> Outcome:
+    done = person.kctl("logs", run)
     return done.returncode == 0 and LINE in done.stdout, done.stderr
 
 
@@ -109,21 +126,20 @@ def _live_run(admin: Shell, number: int) -> str:
 
 
 def _wait(person: Person, run: str) -> Outcome:
-    """Without a watch kctl gives up after 20 s; the run succeeds when it has not for longer than that."""
-    command = [Path(sys.executable).with_name("kctl"), "wait", run, "-n", person.shell.namespace]
-    waiting = subprocess.Popen(command, env=person.shell.environment, stderr=subprocess.PIPE, text=True)
-    try:
-        _, said = waiting.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        person.admin.set_conditions(run, "Created", "Succeeded")
-        _, said = waiting.communicate(timeout=60)
-    return waiting.returncode == 0 and "succeeded" in said, said
+    """The run succeeds while somebody waits, late enough that a watch is needed."""
+    soon = threading.Timer(8, person.admin.set_conditions, (run, "Created", "Succeeded"))
+    soon.start()
+    done, gave_up = person.kctl("wait", run), person.kctl("wait", WAITS, "--timeout", "0s")
+    soon.join()
+    return done.returncode == 0 and "succeeded" in done.stderr and WHY in gave_up.stderr, done.stderr
 
 
 def _done_run(admin: Shell, number: int) -> str:
     """With a reader pod that has ended, as it is when somebody pulled before."""
     run, objects = _rendered(admin, number)
-    _create(admin, *objects, pod(f"{run}-reader", run) | {"metadata": {"name": f"{run}-reader"}})
+    reader = pod(f"{run}-reader", run) | {"metadata": {"name": f"{run}-reader"}}
+    reader["spec"]["nodeSelector"] = PLAYED
+    _create(admin, *objects, reader)
     admin.set_conditions(run, "Created", "Succeeded")
     ended = json.dumps({"status": {"phase": "Succeeded"}})
     admin.kubectl("patch", "pod", f"{run}-reader", "--subresource=status", "--type=merge", "-p", ended)
@@ -141,48 +157,41 @@ def _cancel(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and f"{run} cancelled" in done.stdout, done.stderr
 
 
-def _ended_run(admin: Shell, number: int) -> str:
-    run, objects = _rendered(admin, number)
-    objects[-1]["metadata"]["finalizers"] = [LINGERS]
-    _create(admin, *objects)
-    admin.set_conditions(run, "Created", "Succeeded")
-    return run
-
-
-def _delete(*flags: str) -> Callable[[Person, str], Outcome]:
-    def act(person: Person, run: str) -> Outcome:
-        done = person.kctl("delete", run[:-1], *flags)
-        return done.returncode == 0 and _gone(person.admin, run), done.stderr
-
-    return act
-
-
-def _gone(admin: Shell, run: str) -> bool:
-    return not admin.kubectl("get", "pytorchjobs,configmaps,pods", "-l", f"kctl.dev/run={run}", "-o", "name")
+def _delete(person: Person, run: str, *flags: str) -> Outcome:
+    done = person.kctl("delete", run, *flags)
+    return done.returncode == 0 and f"{run} deleted" in done.stdout and _gone(person, run), done.stderr
 
 
 def _old_run(admin: Shell, number: int) -> str:
-    """Ended long ago, so that prune can be told to take it alone."""
-    run = _ended_run(admin, number)
-    long_ago = [{"op": "replace", "path": "/status/conditions/1/lastTransitionTime", "value": "2026-01-01T00:00:00Z"}]
-    admin.kubectl("patch", "pytorchjob", run, "--subresource=status", "--type=json", "-p", json.dumps(long_ago))
+    """The only one of its age: what a scene before it left is removed."""
+    for one in admin.kubectl("get", "pytorchjobs", "-l", OLD, "-o", "name").split():
+        admin.kubectl("delete", one)
+    run = _failed_run(admin, number, days_ago=60)
+    admin.kubectl("label", "pytorchjob", run, OLD)
     return run
 
 
-def _prune(person: Person, run: str) -> Outcome:
-    done = person.kctl("prune", "--older-than", "1h", "--yes")
-    return done.returncode == 0 and _gone(person.admin, run), done.stderr
+def _prune(person: Person, run: str, *flags: str) -> Outcome:
+    done = person.kctl("prune", "--older-than", "30d", *flags)
+    return done.returncode == 0 and f"{run} deleted" in done.stdout and _gone(person, run), done.stderr
 
+
+def _gone(person: Person, run: str) -> bool:
+    return person.admin.kubectl("get", "pytorchjobs,configmaps", "-l", f"kctl.dev/run={run}", "-o", "name") == ""
+
+
+_pruning = threading.Lock()
 
 SCENES = {
-    "submit": Scene(_failed_run, _submit),
+    "submit": Scene(_failed_config, _submit),
     "status": Scene(_nothing, _status),
     "list": Scene(_nothing, _list),
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),
     "cancel": Scene(_live_run, _cancel),
-    "delete": Scene(_ended_run, _delete()),
-    "delete --outputs": Scene(_ended_run, _delete("--outputs", "--yes")),
-    "prune": Scene(_old_run, _prune),
+    "delete": Scene(_failed_run, _delete),
+    "delete --outputs": Scene(_failed_run, lambda person, run: _delete(person, run, "--outputs", "--yes")),
+    "prune": Scene(_old_run, lambda person, run: _prune(person, run, "--yes"), _pruning),
+    "prune --outputs": Scene(_old_run, lambda person, run: _prune(person, run, "--outputs", "--yes"), _pruning),
 }

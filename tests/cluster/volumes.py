@@ -22,7 +22,7 @@ def _volume(name: str, shell: Shell, path: Path) -> dict[str, Any]:
     """Of type local: unlike on a hostPath, the kubelet gives its files to the pod's fsGroup."""
     here = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}
     spec = {
-        "capacity": {"storage": "1Gi"},
+        "capacity": {"storage": "1Ti"},  # a local volume keeps nobody to it
         "accessModes": ["ReadWriteMany"],
         "storageClassName": "",
         "persistentVolumeReclaimPolicy": "Retain",
@@ -37,15 +37,23 @@ def _volume(name: str, shell: Shell, path: Path) -> dict[str, Any]:
 @contextmanager
 def folders_as_claims(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
     """Claim -> folder below `root`; pods, claims and folders are removed at the end."""
+    with folders_as_volumes(shell, root) as folders:
+        for name in folders:
+            volume = {"storageClassName": "", "volumeName": f"{shell.namespace}-{name}"}
+            shell.kubectl("create", "-f", "-", stdin=json.dumps(_claim(name, "ReadWriteMany", volume)))
+        yield folders
+        for kind in ("pytorchjobs", "pods", "persistentvolumeclaims"):
+            shell.kubectl("delete", kind, "--all", "--timeout=50s")
+
+
+@contextmanager
+def folders_as_volumes(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
+    """Claim -> folder below `root`, which the claim of that name gets when somebody makes it."""
     folders = {name: root / shell.namespace / name for name in CLAIMS}
     for name, path in folders.items():
         path.mkdir(parents=True)
-        volume = {"storageClassName": "", "volumeName": f"{shell.namespace}-{name}"}
-        for made in (_volume(name, shell, path), _claim(name, "ReadWriteMany", volume)):
-            shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+        shell.kubectl("create", "-f", "-", stdin=json.dumps(_volume(name, shell, path)))
     yield folders
-    for kind in ("pytorchjobs", "pods", "persistentvolumeclaims"):
-        shell.kubectl("delete", kind, "--all", "--timeout=50s")
     shell.kubectl("delete", "persistentvolume", *(f"{shell.namespace}-{name}" for name in CLAIMS))
     shutil.rmtree(root / shell.namespace)
 

@@ -130,8 +130,11 @@ class Cluster:
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             self._api.delete(f"delete {run}", self._path("PyTorchJob", run), options)
-        except (NotFound, Refused):
-            job = self.get_job(run)
+        except (NotFound, Refused) as refusal:
+            try:
+                job = self.get_job(run)
+            except Refused:  # no right to read it either
+                raise refusal from None
             if job is not None and job["metadata"]["uid"] == uid:
                 raise
 
