@@ -17,8 +17,9 @@ from typing import NamedTuple
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import PodView, RunView
 from kctl.backends.times import nanoseconds, sortable
+from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
-from kctl.run.find import look
+from kctl.run.find import look, say_what_it_waits_for
 from trainer.schema.messages import parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5
@@ -148,9 +149,12 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
     lines: queue.Queue[LogLine | KctlError] = queue.Queue(maxsize=10_000)
     over, give_up = threading.Event(), 0.0
     threads: dict[str, threading.Thread] = {}
+    trouble, said = Trouble(GIVE_UP_SECONDS), set[str]()
     try:
         while True:
-            job = look(backend, run)
+            job = _looked_at(backend, run, trouble)
+            if job is not None:
+                say_what_it_waits_for(job, said)
             settled = job is None or job.settled
             for pod in job.pods if job else ():
                 if wanted(pod) and pod.name not in threads:
@@ -168,6 +172,18 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
                 return
     finally:
         over.set()
+
+
+def _looked_at(backend: Backend, run: str, trouble: Trouble) -> RunView | None:
+    """The run now, or as soon as the cluster answers again."""
+    while True:
+        try:
+            view = look(backend, run)
+        except (Unreachable, Refused) as error:
+            trouble.again(error)
+            continue
+        trouble.over()
+        return view
 
 
 def _arrived(lines: "queue.Queue[LogLine | KctlError]", deadline: float) -> Iterator[LogLine]:

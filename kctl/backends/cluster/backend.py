@@ -89,9 +89,9 @@ class Cluster:
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
-    def newest_warning(self, run: str) -> str:
-        """The newest warning among the events of the job, e.g. that a quota forbids its pods."""
-        about = f"involvedObject.kind=PyTorchJob,involvedObject.name={run},type=Warning"
+    def newest_warning(self, run: str, uid: str) -> str:
+        """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
+        about = f"involvedObject.uid={uid},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
         events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
         newest: Manifest = max(
