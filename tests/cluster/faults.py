@@ -19,7 +19,8 @@ LONG: dict[str, Any] = {
     "optim": {"lr": 1e-3, "schedule_epochs": 20},
     "ops": {"checkpoint": {"every": "4 steps"}},
 }
-"""120 steps: long enough to be met in the middle."""
+STEPS = 120
+"""Long enough to be met in the middle."""
 FIRST = 8
 """A fault waits for the checkpoint of this step."""
 
@@ -64,10 +65,10 @@ def kill(*pids: int) -> None:
 
 
 @contextmanager
-def reading(team: Team, *argv: str) -> Iterator["Future[Done]"]:
+def reading(team: Team, *argv: str, **environment: str) -> Iterator["Future[Done]"]:
     """`kctl ARGV` beside the block, its output read as it comes; ended when the block is left."""
     with ThreadPoolExecutor(1) as reader:
-        yield reader.submit(team.kctl, *argv)
+        yield reader.submit(team.kctl, *argv, **environment)
 
 
 def newest(team: Team, run: str) -> int:

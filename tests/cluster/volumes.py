@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,27 @@ def folders_as_claims(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
         shell.kubectl("delete", kind, "--all", "--timeout=50s")
     shell.kubectl("delete", "persistentvolume", *(f"{shell.namespace}-{name}" for name in CLAIMS))
     shutil.rmtree(root / shell.namespace)
+
+
+@contextmanager
+def disk_as_claim(shell: Shell, name: str, path: Path, mebibytes: int) -> Iterator[Path]:
+    """One more claim, which is a disk of this size at `path`; all jobs of the namespace are removed at its end."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "disk", path], check=True)
+    claim = _claim(name, "ReadWriteMany", {"storageClassName": "", "volumeName": f"{shell.namespace}-{name}"})
+    for made in (_volume(name, shell, path), claim):
+        shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    yield path
+    for kind in ("pytorchjobs", "pods"):
+        shell.kubectl("delete", kind, "--all", "--timeout=50s")
+    shell.kubectl("delete", "persistentvolumeclaim", name, "--timeout=50s")
+    shell.kubectl("delete", "persistentvolume", f"{shell.namespace}-{name}", "--timeout=50s")
+    subprocess.run(["umount", path], check=True)
+
+
+def resize(path: Path, mebibytes: int) -> None:
+    """Give the disk at `path` another size; who uses it need not know."""
+    subprocess.run(["mount", "-o", f"remount,size={mebibytes}m", path], check=True)
 
 
 @contextmanager
