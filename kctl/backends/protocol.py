@@ -5,6 +5,7 @@ Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.b
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Protocol
 
 Manifest = dict[str, Any]
@@ -29,6 +30,10 @@ class Backend(Protocol):
     @property
     def where(self) -> str:
         """For messages: `locally`, or `in namespace NS of context CTX`."""
+        ...
+
+    def now(self) -> datetime:
+        """By the clock that stamps this backend's objects and logs: of two machines' clocks one may be wrong."""
         ...
 
     def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:

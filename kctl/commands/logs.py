@@ -38,9 +38,10 @@ def logs(
     context: ContextOption = None,
 ) -> None:
     """Show the log, of several pods with a prefix. Following goes on across restarts."""
-    begin = Begin(since_time(since) if since else None, tail)
+    since_when = since_time(since) if since else None
     backend, name = located(run, local, namespace, context)
     view, job = view_of(backend, name), backend.get_job(name) or {}
+    begin = Begin(since_when(backend.now()) if since_when else None, tail)
     wanted = Wanted(name, pod, rank, ranks_per_pod(job))
     if not follow:
         say_what_it_waits_for(view, set())

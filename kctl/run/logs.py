@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from kctl.backends.protocol import Backend
@@ -53,14 +53,14 @@ def parse_duration(text: str, what: str) -> float:
     return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
 
 
-def since_time(text: str) -> str:
-    """--since, a duration back from now or an RFC 3339 time, as an RFC 3339 time."""
+def since_time(text: str) -> Callable[[datetime], str]:
+    """--since, a duration or an RFC 3339 time: what says, given the time now (UTC), which RFC 3339 time it means."""
     try:
         nanoseconds(text)
     except ValueError:
-        back = datetime.now(UTC) - timedelta(seconds=min(parse_duration(text, "--since"), 1e9))
-        return back.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return text
+        back = timedelta(seconds=min(parse_duration(text, "--since"), 1e9))
+        return lambda now: (now - back).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return lambda now: text
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,27 @@ def folders_as_volumes(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
     yield folders
     shell.kubectl("delete", "persistentvolume", *(f"{shell.namespace}-{name}" for name in CLAIMS))
     shutil.rmtree(root / shell.namespace)
+
+
+@contextmanager
+def disk_as_claim(shell: Shell, name: str, path: Path, mebibytes: int) -> Iterator[Path]:
+    """One more claim, which is a disk of this size at `path`; all jobs of the namespace are removed at its end."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "disk", path], check=True)
+    bound = claim(name, "ReadWriteMany", bound_to(name, shell))
+    for made in (volume(name, shell, path), bound):
+        shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    yield path
+    for kind in ("pytorchjobs", "pods"):
+        shell.kubectl("delete", kind, "--all", "--timeout=50s")
+    shell.kubectl("delete", "persistentvolumeclaim", name, "--timeout=50s")
+    shell.kubectl("delete", "persistentvolume", f"{shell.namespace}-{name}", "--timeout=50s")
+    subprocess.run(["umount", path], check=True)
+
+
+def resize(path: Path, mebibytes: int) -> None:
+    """Give the disk at `path` another size; who uses it need not know."""
+    subprocess.run(["mount", "-o", f"remount,size={mebibytes}m", path], check=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +59,10 @@ class Cluster:
         """For messages: `in namespace NS of context CTX`."""
         context = self._connection.context
         return f"in namespace {self.namespace} of " + (f"context {context}" if context else "this cluster")
+
+    def now(self) -> datetime:
+        """By the API server's clock, as far as it has answered yet."""
+        return self._api.now
 
     def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
         """Create in order. An identical ConfigMap may exist; a job that exists raises AlreadyExists.
