@@ -125,6 +125,8 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
             time.sleep(PAUSE_SECONDS)
             state = _state_now(api, pod_path)
         except (Unreachable, Refused) as error:
+            if not follow and isinstance(error, Refused):
+                raise  # a look at a log is not worth the wait that tells a right from a restart
             trouble.again(error)
 
 
