@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainer.atomic import write_text
+from trainer.atomic import named_errors, write_text
 from trainer.pod.outcome import finite
 from trainer.schema.contract import RunFolder
 from trainer.schema.ops import Wandb
@@ -54,33 +54,38 @@ class Pace:
 
 
 class Metrics:
-    """Rank 0's metrics.jsonl and, if asked for, wandb."""
+    """Rank 0's metrics.jsonl and, if asked for, wandb. RunsFolderError where the volume takes no more."""
 
     def __init__(self, folder: RunFolder, run: str, done: int, wandb: Wandb | None) -> None:
         _drop_after(folder.metrics, done)
         _drop_after(folder.samples, done)
-        self._file = folder.metrics.open("a", encoding="utf-8")
-        self._samples = folder.samples.open("a", encoding="utf-8")
+        self._folder = folder
+        with named_errors(folder.root):
+            self._file = folder.metrics.open("a", encoding="utf-8")
+            self._samples = folder.samples.open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, run, wandb) if wandb else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""
         clean = finite(record)
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        with named_errors(self._folder.metrics):
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
         if self._wandb is not None:
             self._wandb.log(clean, step=int(record["step"]))
 
     def write_samples(self, records: list[dict[str, Any]]) -> None:
         """Append answers to samples.jsonl."""
-        for record in records:
-            self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._samples.flush()
+        with named_errors(self._folder.samples):
+            for record in records:
+                self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._samples.flush()
 
     def close(self) -> None:
         """Flush and end."""
-        self._file.close()
-        self._samples.close()
+        with named_errors(self._folder.root):
+            self._file.close()
+            self._samples.close()
         if self._wandb is not None:
             self._wandb.finish()
 

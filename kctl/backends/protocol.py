@@ -5,6 +5,7 @@ Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.b
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Protocol
 
 Manifest = dict[str, Any]
@@ -31,6 +32,10 @@ class Backend(Protocol):
         """For messages: `locally`, or `in namespace NS of context CTX`."""
         ...
 
+    def now(self) -> datetime:
+        """By the clock that stamps this backend's objects and logs: of two machines' clocks one may be wrong."""
+        ...
+
     def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
         """Create in order. An identical ConfigMap may exist; a job that exists raises AlreadyExists.
 
@@ -50,8 +55,8 @@ class Backend(Protocol):
         """The run's pods that exist now, by name."""
         ...
 
-    def newest_warning(self, run: str) -> str:
-        """What the cluster last complained about the job itself, in one line; empty where it did not."""
+    def newest_warning(self, run: str, uid: str) -> str:
+        """What the cluster last complained about that very job, in one line; empty where it did not."""
         ...
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:

@@ -23,4 +23,4 @@ def list_runs(
         return
     with ThreadPoolExecutor(max_workers=8) as pool:
         views = list(pool.map(lambda job: with_progress(backend, viewed(backend, job)), jobs))
-    print_list(views, output)
+    print_list(views, output, backend.now())

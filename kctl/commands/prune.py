@@ -1,6 +1,6 @@
 """kctl prune: remove the objects of all runs that ended some time ago."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -26,11 +26,12 @@ def prune(
     """Delete all ended runs; what they wrote only with --outputs."""
     seconds = parse_duration(older_than, "--older-than")
     backend = backend_of("", local, namespace, context)
-    ended = [view for job in backend.list_jobs() if _ended_before(view := viewed(backend, job), seconds)]
+    views = [viewed(backend, job) for job in backend.list_jobs()]
+    ended = [view for view in views if _ended_before(view, seconds, backend.now())]
     if not ended:
         console.say(f"no runs {backend.where} have ended that long ago")
         return
-    print_list(ended, Output.TABLE)
+    print_list(ended, Output.TABLE, backend.now())
     if dry_run:
         return
     what = "and all they wrote on the runs volume" if outputs else "(what they wrote stays on the runs volume)"
@@ -39,8 +40,8 @@ def prune(
         remove(backend, view, outputs)
 
 
-def _ended_before(view: RunView, seconds: float) -> bool:
+def _ended_before(view: RunView, seconds: float, now: datetime) -> bool:
     if not view.settled:
         return False
     moment = datetime.fromisoformat(view.ended or view.created)
-    return (datetime.now(UTC) - moment).total_seconds() >= seconds
+    return (now - moment).total_seconds() >= seconds

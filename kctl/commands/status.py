@@ -25,4 +25,4 @@ def status(
     """Show phase, step, loss, time left, pods and the next command."""
     backend, name = located(run, local, namespace, context)
     view = with_progress(backend, view_of(backend, name))
-    console.data(status_page(view, where_flags(local, namespace, context), output))
+    console.data(status_page(view, where_flags(local, namespace, context), output, backend.now()))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from kctl import console
@@ -26,20 +26,20 @@ def structured(value: Any, output: Output) -> str:
     return text.rstrip("\n")
 
 
-def print_list(views: Sequence[RunView], output: Output) -> None:
-    """All runs, in the order given."""
+def print_list(views: Sequence[RunView], output: Output, now: datetime) -> None:
+    """All runs, in the order given, with their age at `now`, by the backend's clock."""
     if output is Output.NAME:
         if views:
             console.data("\n".join(f"{KIND}/{view.run}" for view in views))
     elif output is not Output.TABLE:
         console.data(structured([asdict(view) for view in views], output))
     else:
-        rows = [(view.run, str(view.phase), step_text(view), loss_text(view), age(view.created)) for view in views]
+        rows = [(view.run, str(view.phase), step_text(view), loss_text(view), age(view.created, now)) for view in views]
         console.table(("RUN", "PHASE", "STEP", "LOSS", "AGE"), rows)
 
 
-def status_page(view: RunView, flags: str, output: Output) -> str:
-    """One run in full."""
+def status_page(view: RunView, flags: str, output: Output, now: datetime) -> str:
+    """One run in full; `now` by the backend's clock."""
     if output is Output.NAME:
         return f"{KIND}/{view.run}"
     if output is not Output.TABLE:
@@ -50,7 +50,7 @@ def status_page(view: RunView, flags: str, output: Output) -> str:
         rows.append(("Left:", span(view.eta_s)))
     if view.attempt is not None:
         rows.append(("Attempt:", str(view.attempt)))
-    rows.append(("Created:", f"{view.created} ({age(view.created)} ago)"))
+    rows.append(("Created:", f"{view.created} ({age(view.created, now)} ago)"))
     for pod in view.pods:
         ended = f", code {pod.code}" if pod.code is not None else f", {pod.reason}" if pod.reason else ""
         rows.append(("Pod:", f"{pod.name}  {pod.phase}{ended}"))
@@ -108,9 +108,9 @@ def span(seconds: float) -> str:
     return f"{whole}s"
 
 
-def age(created: str) -> str:
-    """Time since an RFC 3339 time; `-` where that is none."""
+def age(created: str, now: datetime) -> str:
+    """Time from an RFC 3339 time to `now`; `-` where that is none."""
     try:
-        return span((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
+        return span((now - datetime.fromisoformat(created)).total_seconds())
     except (ValueError, TypeError):
         return "-"

@@ -30,8 +30,11 @@ class Team:
     volumes: dict[str, Path]
     image: str
 
-    def profile(self, name: str = "small", **changes: Any) -> None:
-        """Write configs/clusters/NAME.yaml: no GPU, half a core, `changes` laid over it."""
+    def profile(self, name: str = "default", **changes: Any) -> None:
+        """Write configs/clusters/NAME.yaml: no GPU, a fifth of a core, `changes` laid over it.
+
+        The one called default also says where a run is looked for whose config is not named.
+        """
         value: dict[str, Any] = {
             "image": self.image,
             "namespace": self.shell.namespace,
@@ -46,7 +49,7 @@ class Team:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.yaml").write_text(json.dumps(overlaid(value, changes)))
 
-    def config(self, name: str, nodes: int = 1, ranks: int = 1, profile: str = "small", **train: Any) -> str:
+    def config(self, name: str, nodes: int = 1, ranks: int = 1, profile: str = "default", **train: Any) -> str:
         """Write configs/NAME.yaml, a run of a few seconds with `train` laid over it; the run's name."""
         cluster = {"profile": profile, "nodes": nodes, "gpus_per_node": 0, "processes_per_node": ranks}
         path = self.root / "configs" / f"{name}.yaml"

@@ -18,6 +18,7 @@ import pytest
 
 from tests.training.tiny import small_tokenizer
 from tests.training.world import Done, World, make_world
+from tests.unit.test_launch_atomic import on_tmpfs
 from trainer.schema.identity import run_name
 from trainer.schema.loading import RunFile
 
@@ -229,3 +230,20 @@ def test_kctl_shows_the_sentence_and_the_code(world: World, submitted: dict[str,
     assert [pod["code"] for pod in status["pods"]] == [case.code]
     assert status["attempt"] == (1 if case.name == "not-utf8" else None)  # the others end before one begins
     check_words(case, status["sentence"])
+
+
+def test_a_disk_that_fills_up_under_the_metrics_is_the_volumes_fault(tmp_path: Path) -> None:
+    program = """
+import pathlib, sys
+from trainer.errors import RunsFolderError
+from trainer.metrics import Metrics
+from trainer.schema.contract import RunFolder
+log = Metrics(RunFolder(pathlib.Path(sys.argv[1])), "run", 0, None)
+try:
+    for step in range(10_000):
+        log.write({"step": step, "loss": 1.0})
+except RunsFolderError as error:
+    print(int(error.code), error)
+"""
+    said = on_tmpfs(tmp_path, "size=64k", program)
+    assert said.startswith(f"7 {tmp_path}/metrics.jsonl: No space left on device: make room there")

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +60,10 @@ class Cluster:
         context = self._connection.context
         return f"in namespace {self.namespace} of " + (f"context {context}" if context else "this cluster")
 
+    def now(self) -> datetime:
+        """By the API server's clock, as far as it has answered yet."""
+        return self._api.now
+
     def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
         """Create in order. An identical ConfigMap may exist; a job that exists raises AlreadyExists.
 
@@ -89,9 +94,9 @@ class Cluster:
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
-    def newest_warning(self, run: str) -> str:
-        """The newest warning among the events of the job, e.g. that a quota forbids its pods."""
-        about = f"involvedObject.kind=PyTorchJob,involvedObject.name={run},type=Warning"
+    def newest_warning(self, run: str, uid: str) -> str:
+        """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
+        about = f"involvedObject.uid={uid},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
         events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
         newest: Manifest = max(

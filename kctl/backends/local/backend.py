@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kctl.backends.local import logs
@@ -42,6 +43,10 @@ class Local:
     def where(self) -> str:
         """For messages."""
         return "locally"
+
+    def now(self) -> datetime:
+        """By this machine's clock."""
+        return datetime.now(UTC)
 
     def create(self, manifests: list[Manifest], dry_run: bool = False) -> None:
         """Write the run's folder in one rename and let its supervisor go."""
@@ -109,7 +114,7 @@ class Local:
         supervised = _supervised(place)
         return [pod if supervised else _as_it_is(place, pod) for pod in pods]
 
-    def newest_warning(self, run: str) -> str:
+    def newest_warning(self, run: str, uid: str) -> str:
         """A local job's pods are always made."""
         return ""
 

@@ -1,0 +1,121 @@
+"""Clocks that are an hour off, kctl's and the trainer's, in both directions: nothing is lost, doubled or negative."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import BIN, HERE
+from tests.cluster.faults import LONG, STEPS, held, kept, master, reading, steps
+from tests.cluster.team import Team
+from tests.training.world import Done
+
+pytestmark = pytest.mark.timeout(600)
+LIBRARY = "libfaketimeMT.so.1"
+AGE = re.compile(r"\((\d+m)?\d+s ago\)")
+"""Under an hour, and no minus sign."""
+
+
+def shifted(library: Path, hours: str) -> dict[str, str]:
+    """Environment of a program whose wall clock is off. Its monotonic clock is not: real ones are not either."""
+    quiet = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    return {"LD_PRELOAD": str(library), "FAKETIME": hours, **quiet}
+
+
+@dataclass
+class Scene:
+    """A run of which everything was typed with a wrong clock."""
+
+    run: str
+    done: dict[str, Done] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def faketime(kubeconfig: str) -> Path:
+    """Debian's library that shifts a program's clock, unpacked beside the cluster."""
+    folder = BIN.with_name("faketime")
+    found = list(folder.rglob(LIBRARY))
+    if not found:
+        script = '. "$0/paths.sh"; . "$0/debian.sh"; unpack_packages "$1" libfaketime'
+        subprocess.run(["bash", "-euc", script, HERE, folder], check=True)
+        found = list(folder.rglob(LIBRARY))
+    return found[0]
+
+
+def kubeconfig_of_any_time(team: Team) -> Path:
+    """The test cluster's certificate may be younger than an hour: a clock that is behind would not accept it yet."""
+    value = yaml.safe_load(Path(team.shell.kubeconfig).read_text())
+    for one in value["clusters"]:
+        del one["cluster"]["certificate-authority"]
+        one["cluster"]["insecure-skip-tls-verify"] = True
+    path = team.root / "kubeconfig"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def played(team: Team, library: Path, name: str, kctl_is: str, trainer_is: str) -> Scene:
+    """Everything typed with the one clock while the trainer has the other."""
+    team.profile(name, env=shifted(Path("/models") / LIBRARY, trainer_is))
+    run = team.config(name, profile=name, **LONG)
+    scene = Scene(run)
+    wrong = {**shifted(library, kctl_is), "KUBECONFIG": str(kubeconfig_of_any_time(team))}
+
+    def typed(label: str, *argv: str) -> None:
+        scene.done[label] = team.kctl(*argv, **wrong)
+
+    typed("submit", "submit", name)
+    with reading(team, "logs", "-f", name, **wrong) as followed:
+        with held(team, run, master(run)):
+            typed("status", "status", name)
+            typed("list", "list")
+            typed("since", "logs", "--since", "10m", name)
+            typed("nothing", "logs", "--since", "0s", name)
+            typed("logs", "logs", name)
+        typed("wait", "wait", name)
+    scene.done["follow"] = followed.result()
+    typed("after", "status", name)
+    return scene
+
+
+CLOCKS = {"ahead": ("+1h", "-1h"), "behind": ("-1h", "+1h")}
+"""Of kctl and of the trainer, by the name of the run."""
+
+
+@pytest.fixture(scope="module")
+def scenes(team: Team, faketime: Path) -> Iterator[dict[str, "Future[Scene]"]]:
+    shutil.copy(faketime, team.volumes["models"] / LIBRARY)
+    with ThreadPoolExecutor(len(CLOCKS)) as stage:
+        yield {name: stage.submit(played, team, faketime, name, *clocks) for name, clocks in CLOCKS.items()}
+
+
+def test_the_library_shifts_a_clock(faketime: Path) -> None:
+    def year(**environment: str) -> int:
+        said = subprocess.run(["date", "+%Y"], env={**os.environ, **environment}, capture_output=True, check=True)
+        return int(said.stdout)
+
+    assert year(**shifted(faketime, "+800d")) - year() in (2, 3)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_everything_works_with_a_wrong_clock(team: Team, scenes: dict[str, "Future[Scene]"], name: str) -> None:
+    scene = scenes[name].result()
+    for label, done in scene.done.items():
+        assert done.code == 0, f"{label}: {done.err}"
+    whole = scene.done["follow"].out.splitlines()
+    assert whole == kept(team, scene.run), "every line once"
+    assert steps(whole) == list(range(1, STEPS + 1))
+    so_far = scene.done["logs"].out.splitlines()
+    assert so_far == whole[: len(so_far)] and steps(so_far)
+    assert scene.done["since"].out == scene.done["logs"].out, "all of it is younger than 10 minutes"
+    assert not steps(scene.done["nothing"].out.splitlines())
+    for label in ("status", "after"):
+        assert AGE.search(scene.done[label].out), scene.done[label].out
+    assert re.search(rf"{scene.run} .* (\d+m)?\d+s$", scene.done["list"].out, re.MULTILINE), scene.done["list"].out
+    assert "Succeeded" in scene.done["after"].out and "succeeded" in scene.done["wait"].err
