@@ -6,6 +6,7 @@ A pod of these jobs is not scheduled before it is let, and ends with the code th
 
 import json
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -179,8 +180,8 @@ def main() -> None:
     """Record all states in a namespace of the test cluster, into statuses/."""
     from tests.cluster.conftest import BIN, RUN
 
-    kubeconfig = RUN / "pki" / "admin.kubeconfig"
-    shell = Shell(str(kubeconfig), f"kctl-test-statuses-{secrets.token_hex(3)}", str(BIN / "kubectl"))
+    up = subprocess.run([FOLDER.with_name("up.sh")], stdout=subprocess.PIPE, text=True, check=True)
+    shell = Shell(up.stdout.strip(), f"kctl-test-statuses-{secrets.token_hex(3)}", str(BIN / "kubectl"))
     ports = dict(line.split("=") for line in (RUN / "ports.env").read_text().splitlines())
     shell.kubectl("create", "namespace", shell.namespace)
     try:
