@@ -4,12 +4,18 @@ Colour and boxes only on a terminal and never with NO_COLOR; a pipe gets plain a
 only to draw.
 """
 
+import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Self, TextIO
 
 from kctl.errors import UsageError
+
+SHOWN_SECONDS = 0.02
+"""A line of a log may wait so long for others to be written with it."""
 
 
 def data(text: str) -> None:
@@ -17,6 +23,39 @@ def data(text: str) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write((text.rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))
     sys.stdout.flush()
+
+
+class Lines:
+    """stdout for many lines: written in blocks, shown within SHOWN_SECONDS. A context; at its end all are out."""
+
+    def __init__(self) -> None:
+        self._out, self._unseen, self._over = sys.stdout.buffer, threading.Event(), False
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self) -> Self:
+        sys.stdout.flush()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._unseen.set()
+        self._thread.join()
+        self._out.flush()
+
+    def write(self, text: str) -> None:
+        """One line. BrokenPipeError where nobody reads any more."""
+        self._out.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        if not self._unseen.is_set():
+            self._unseen.set()
+
+    def _show(self) -> None:
+        with contextlib.suppress(OSError):  # the writer meets it, too
+            while not self._over:
+                self._unseen.wait()
+                time.sleep(SHOWN_SECONDS)
+                self._unseen.clear()
+                self._out.flush()
 
 
 def say(text: str) -> None:

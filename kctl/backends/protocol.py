@@ -55,8 +55,8 @@ class Backend(Protocol):
         """The run's pods that exist now, by name."""
         ...
 
-    def newest_warning(self, run: str) -> str:
-        """What the cluster last complained about the job itself, in one line; empty where it did not."""
+    def newest_warning(self, run: str, uid: str) -> str:
+        """What the cluster last complained about that very job, in one line; empty where it did not."""
         ...
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:

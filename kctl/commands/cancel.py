@@ -29,7 +29,7 @@ def cancel(
     if any(pod.active for pod in view.pods):
         console.say(f"stopping; its pods have up to {view.grace_seconds} s to save")
     with detachable(name, flags):
-        ended = until_settled(backend, name, view.grace_seconds + BEYOND_GRACE)
+        ended = until_settled(backend, name, view.grace_seconds + BEYOND_GRACE, flags)
     if ended.phase is Phase.CANCELLED:
         console.data(f"{KIND}/{name} cancelled")
     else:

@@ -12,7 +12,7 @@ from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import PodView, RunView, pods_wanted, ranks_per_pod
 from kctl.errors import NotFound, UsageError
-from kctl.run.find import located, view_of
+from kctl.run.find import located, say_what_it_waits_for, view_of
 from kctl.run.follow import detachable, printed
 from kctl.run.logs import Begin, LogLine, follow_run, read_all, since_time
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
@@ -43,6 +43,8 @@ def logs(
     view, job = view_of(backend, name), backend.get_job(name) or {}
     begin = Begin(since_when(backend.now()) if since_when else None, tail)
     wanted = Wanted(name, pod, rank, ranks_per_pod(job))
+    if not follow:
+        say_what_it_waits_for(view, set())
     chosen = [one.name for one in view.pods if wanted.of_pod(one)]
     if not chosen and (view.pods or not follow) and not previous and (rank is not None or pod is not None):
         raise UsageError(
@@ -57,8 +59,9 @@ def logs(
             lines = follow_run(backend, name, wanted.of_pod, begin)
         else:
             lines = read_all(backend, chosen, begin)
-        for line in filter(wanted.of_rank, lines):
-            console.data(printed(line, name, prefix, timestamps))
+        with console.Lines() as out:
+            for line in filter(wanted.of_rank, lines):
+                out.write(printed(line, name, prefix, timestamps))
 
 
 @dataclass(frozen=True)

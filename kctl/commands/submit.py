@@ -102,7 +102,7 @@ def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> RunView:
     if follow:
         return follow_to_end(backend, run, flags)
     with detachable(run, flags):
-        return until_settled(backend, run, None)
+        return until_settled(backend, run, None, flags)
 
 
 def _dry_run(backend: Backend, manifests: list[Manifest]) -> str:

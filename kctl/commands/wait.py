@@ -24,5 +24,5 @@ def wait(
     backend, name = located(run, local, namespace, context)
     flags = where_flags(local, namespace, context)
     with detachable(name, flags):
-        view = until_settled(backend, name, limit)
+        view = until_settled(backend, name, limit, flags)
     console.say(ended_well(view, flags))

@@ -6,6 +6,7 @@ unique prefix; in this order.
 
 import contextlib
 import difflib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,16 @@ from kctl import console
 from kctl.backends import open_backend
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, run_view
-from kctl.errors import KctlError, NotFound, Refused, TimedOut, UsageError
+from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
+from kctl.errors import KctlError, NotFound, Refused, TimedOut, Unreachable, UsageError
 from kctl.manifest import Manifest
 from trainer.errors import TrainerError
 from trainer.schema.contract import LABEL_CONFIG, Phase
 
 BEYOND_GRACE = 60.0
 """Seconds that the end of a run's pods may take after their grace."""
-_WATCH_SECONDS = 60.0
+_WATCH_SECONDS = 10.0
+"""Between looks at the pods of a run that does not change: what they wait for is no change of their job."""
 _TURN = 0.2
 
 
@@ -114,7 +117,7 @@ def viewed(backend: Backend, job: Manifest) -> RunView:
     if view.phase is not Phase.PENDING or view.pods or view.sentence:
         return view
     with contextlib.suppress(Refused):  # no right to read events: then it is not said
-        return replace(view, sentence=backend.newest_warning(view.run))
+        return replace(view, sentence=backend.newest_warning(view.run, view.uid))
     return view
 
 
@@ -132,26 +135,46 @@ def view_of(backend: Backend, run: str) -> RunView:
     return view
 
 
-def until_settled(backend: Backend, run: str, timeout: float | None) -> RunView:
-    """The run once it is finished and its pods have ended. TimedOut after `timeout` seconds (None: no limit)."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+def say_what_it_waits_for(view: RunView, said: set[str]) -> None:
+    """On stderr, each cause once: who waits for a run that cannot start should not wait in vain."""
+    if view.phase is Phase.PENDING and view.sentence and view.sentence not in said:
+        said.add(view.sentence)
+        console.say(f"run {view.run} is Pending: {view.sentence}")
+
+
+def until_settled(backend: Backend, run: str, timeout: float | None, flags: str) -> RunView:
+    """The run once it is finished and its pods have ended, also across a restart of the API server.
+
+    TimedOut after `timeout` seconds (None: no limit).
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    trouble, said = Trouble(GIVE_UP_SECONDS, deadline), set[str]()
     while True:
-        left = _WATCH_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
-        for job in backend.watch_job(run, min(left, _WATCH_SECONDS)):
-            if job is None:
-                break
-            view = viewed(backend, job)
-            if view.settled:
-                return view
-            if view.phase.finished:  # its pods are stopping, which changes the pods and not the job
-                break
-        view = view_of(backend, run)
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            view = _watched(backend, run, min(left, _WATCH_SECONDS), said)
+        except (Unreachable, Refused) as error:
+            trouble.again(error)
+            continue
+        trouble.over()
         if view.settled:
             return view
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             why = f": {view.sentence}" if view.sentence else ""
-            raise TimedOut(f"run {run} is still {view.phase} after {timeout:g} s{why}; it goes on")
+            raise TimedOut(
+                f"run {run} is still {view.phase} after {timeout:g} s{why}; it goes on, see: kctl status {run}{flags}"
+            )
         time.sleep(_TURN)
+
+
+def _watched(backend: Backend, run: str, seconds: float, said: set[str]) -> RunView:
+    """The run as it is after `seconds`, or as soon as it is finished: the end of its pods is no change of the job."""
+    for job in backend.watch_job(run, seconds):
+        if job is None or viewed(backend, job).phase.finished:
+            break
+    view = view_of(backend, run)
+    say_what_it_waits_for(view, said)
+    return view
 
 
 def _is_name(text: str) -> bool:

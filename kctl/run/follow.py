@@ -10,6 +10,7 @@ import typer
 from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, pods_wanted
+from kctl.errors import Refused, Unreachable
 from kctl.run.find import view_of
 from kctl.run.logs import Begin, LogLine, follow_run
 from kctl.run.page import span
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def detachable(run: str, flags: str) -> Iterator[None]:
-    """Turn Ctrl-C into exit code 130 and the command that attaches again."""
+    """Turn Ctrl-C into exit code 130; with it and with a lost cluster comes the command that attaches again."""
     try:
         yield
     except KeyboardInterrupt:
         console.say(f"detached; the run goes on. Attach again: kctl logs -f {run}{flags}")
         raise typer.Exit(130) from None
+    except (Unreachable, Refused):
+        console.say(f"lost sight of run {run}, which goes on. Attach again: kctl logs -f {run}{flags}")
+        raise
 
 
 def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
@@ -38,8 +42,9 @@ def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
         if console.draws(sys.stdout):
             _with_bar(lines, run, several)
         else:
-            for line in lines:
-                console.data(printed(line, run, several, False))
+            with console.Lines() as out:
+                for line in lines:
+                    out.write(printed(line, run, several, False))
         return view_of(backend, run)
 
 

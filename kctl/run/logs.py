@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import PodView, RunView
-from kctl.backends.times import RFC_3339, nanoseconds
+from kctl.backends.times import nanoseconds, sortable
+from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
-from kctl.run.find import look
+from kctl.run.find import look, say_what_it_waits_for
 from trainer.schema.messages import parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5
@@ -30,11 +32,12 @@ _RETRIES = 30
 """Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
 _RECENT = 200
 """Lines among which the newest step line is looked for first, so that days of log are not read for it."""
+_AT_ONCE, _AHEAD = 4, 100_000
+"""Pods that are read at once, and lines of each that may wait for their turn."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line of one pod."""
 
     pod: str
@@ -60,19 +63,27 @@ def since_time(text: str) -> Callable[[datetime], str]:
     return lambda now: text
 
 
+@dataclass(frozen=True)
+class Begin:
+    """Where to begin: at a time (RFC 3339), and of what is there then with the last `tail` lines of each pod."""
+
+    since: str | None = None
+    tail: int | None = None
+
+
 class Tail:
     """What was given of one pod's log so far."""
 
-    def __init__(self, pod: str, begin: "Begin") -> None:
+    def __init__(self, pod: str, begin: Begin) -> None:
         self.pod, self.since, self.tail = pod, begin.since, begin.tail
-        self._newest = nanoseconds(begin.since) if begin.since else 0
+        self._newest = sortable(begin.since) if begin.since else ""
         self._seen = 0
 
     def fresh(self, lines: Iterator[tuple[str, str]]) -> Iterator[LogLine]:
         """The lines of a stream that starts at or before `since`, without those given before."""
         catching_up, last, to_skip = self._seen > 0, self._newest, self._seen
         for stamp, text in lines:
-            moment = nanoseconds(stamp) if RFC_3339.match(stamp) else self._newest
+            moment = sortable(stamp) if stamp else self._newest
             if catching_up and moment <= last and (moment < last or to_skip > 0):
                 to_skip -= moment == last
                 continue
@@ -84,18 +95,50 @@ class Tail:
             yield LogLine(self.pod, stamp, text)
 
 
-@dataclass(frozen=True)
-class Begin:
-    """Where to begin: at a time (RFC 3339), and of what is there then with the last `tail` lines of each pod."""
-
-    since: str | None = None
-    tail: int | None = None
-
-
 def read_all(backend: Backend, pods: list[str], begin: Begin) -> Iterator[LogLine]:
-    """What is there now, pod after pod."""
-    for pod in pods:
-        yield from Tail(pod, begin).fresh(backend.log_lines(pod, False, begin.since, begin.tail))
+    """What is there now, pod after pod; those that come next are fetched meanwhile."""
+
+    def of(pod: str) -> Iterator[LogLine]:
+        return Tail(pod, begin).fresh(backend.log_lines(pod, False, begin.since, begin.tail))
+
+    if len(pods) < 2:
+        for pod in pods:
+            yield from of(pod)
+        return
+    over, waiting = threading.Event(), list(pods)
+    fetched: dict[str, queue.Queue[LogLine | KctlError | None]] = {}
+    try:
+        for pod in pods:
+            while waiting and len(fetched) < _AT_ONCE:
+                ahead = waiting.pop(0)
+                fetched[ahead] = queue.Queue(maxsize=_AHEAD)
+                threading.Thread(target=_fetch, args=(of(ahead), fetched[ahead], over), daemon=True).start()
+            while (line := fetched[pod].get()) is not None:
+                if isinstance(line, KctlError):
+                    raise line
+                yield line
+            del fetched[pod]
+    finally:
+        over.set()
+
+
+def _fetch(lines: Iterator[LogLine], into: "queue.Queue[LogLine | KctlError | None]", over: threading.Event) -> None:
+    """Everything of `lines`, its error, then None; nothing more once it is over."""
+
+    def put(item: LogLine | KctlError | None) -> None:
+        while not over.is_set():
+            with contextlib.suppress(queue.Full):
+                into.put(item, timeout=0.5)
+                return
+
+    try:
+        for line in lines:
+            put(line)
+            if over.is_set():
+                return
+    except KctlError as error:
+        put(error)
+    put(None)
 
 
 def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], begin: Begin) -> Iterator[LogLine]:
@@ -106,9 +149,12 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
     lines: queue.Queue[LogLine | KctlError] = queue.Queue(maxsize=10_000)
     over, give_up = threading.Event(), 0.0
     threads: dict[str, threading.Thread] = {}
+    trouble, said = Trouble(GIVE_UP_SECONDS), set[str]()
     try:
         while True:
-            job = look(backend, run)
+            job = _looked_at(backend, run, trouble)
+            if job is not None:
+                say_what_it_waits_for(job, said)
             settled = job is None or job.settled
             for pod in job.pods if job else ():
                 if wanted(pod) and pod.name not in threads:
@@ -126,6 +172,18 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
                 return
     finally:
         over.set()
+
+
+def _looked_at(backend: Backend, run: str, trouble: Trouble) -> RunView | None:
+    """The run now, or as soon as the cluster answers again."""
+    while True:
+        try:
+            view = look(backend, run)
+        except (Unreachable, Refused) as error:
+            trouble.again(error)
+            continue
+        trouble.over()
+        return view
 
 
 def _arrived(lines: "queue.Queue[LogLine | KctlError]", deadline: float) -> Iterator[LogLine]:

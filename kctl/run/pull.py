@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kctl.backends.protocol import RunFiles
-from kctl.errors import Damaged, KctlError, NotFound, Unreachable
+from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
+from kctl.errors import Damaged, KctlError, NotFound, Refused, Unreachable
 from trainer.schema.contract import MANIFEST
 
 _MANIFEST_LIMIT = 4 << 20
-_CUTS = 5
-"""Broken transfers in a row without a new byte, after which the pull ends; a later one resumes."""
 _NAME = re.compile(r"^(?!\.)[A-Za-z0-9._-]{1,200}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
@@ -148,7 +147,7 @@ def _fetch_checked(files: RunFiles, source: str, part: Path, entry: Entry, progr
 
 def _fetch(files: RunFiles, source: str, path: Path, size: int, progress: Callable[[int], None]) -> None:
     """Append to `path` from its end on, never past `size` + 1 bytes; a cut transfer is taken up again."""
-    cuts = 0
+    trouble = Trouble(GIVE_UP_SECONDS)
     with path.open("ab") as out:
         while out.tell() < size:
             before = out.tell()
@@ -159,11 +158,11 @@ def _fetch(files: RunFiles, source: str, path: Path, size: int, progress: Callab
                     if out.tell() > size:
                         break
                 break
-            except Unreachable:
+            except (Unreachable, Refused) as error:
                 out.flush()
-                cuts = 0 if out.tell() > before else cuts + 1
-                if cuts >= _CUTS:
-                    raise
+                if out.tell() > before:
+                    trouble.over()
+                trouble.again(error)
         out.flush()
         os.fsync(out.fileno())
     progress(size)

@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kctl.backends.cluster.reader import LABEL_ROLE
-
+from kctl.backends.cluster.volume_pod import LABEL_ROLE
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.shell import Shell
 from tests.cluster.verbs_with_rights import LINGERS
 
 
 class Machinery:
-    """The node and the operator, as far as they are needed: reader pods run, and what lingers ends."""
+    """The node and the operator, as far as they are needed: kctl's pods run, and what lingers ends."""
 
     def __init__(self, shell: Shell, kubelet: Kubelet) -> None:
         self._shell, self._over, self._ending = shell, threading.Event(), set[str]()
@@ -54,22 +53,25 @@ class Machinery:
         while not self._over.wait(0.3):
             for one in json.loads(self._shell.kubectl("get", "pods,pytorchjobs", "-o", "json"))["items"]:
                 name, uid = one["metadata"]["name"], one["metadata"]["uid"]
-                of_kctl = one["metadata"].get("labels", {}).get(LABEL_ROLE) == "reader"
-                if of_kctl and one["status"]["phase"] == "Pending":
-                    self._bind(name)
+                role = one["metadata"].get("labels", {}).get(LABEL_ROLE)
+                if role and one["status"]["phase"] == "Pending":
+                    self._bind(name, role)
                 elif LINGERS in one["metadata"].get("finalizers", ()) and "deletionTimestamp" in one["metadata"]:
                     if uid in self._ending:  # seen a moment ago already: whoever deletes it has looked again
                         none = json.dumps({"metadata": {"finalizers": None}})
                         self._shell.kubectl("patch", "pytorchjob", name, "--type=merge", "-p", none, check=False)
                     self._ending.add(uid)
 
-    def _bind(self, name: str) -> None:
+    def _bind(self, name: str, role: str) -> None:
         target = {"apiVersion": "v1", "kind": "Node", "name": self.node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
         path = f"/api/v1/namespaces/{self._shell.namespace}/pods/{name}/binding"
-        # Fails, and may, where its owner deletes it at this moment or a scheduler was faster.
+        # Fails, and may, where its owner deletes it at this moment.
         self._shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding), check=False)
-        self.runs(name, "reader")
+        if role == "eraser":  # what it does in its pod is shown by tests of that
+            self._status("pod", name, {"phase": "Succeeded"})
+        else:
+            self.runs(name, role)
 
 
 @contextmanager

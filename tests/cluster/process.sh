@@ -18,6 +18,8 @@ start() {
   shift
   setsid "$BIN/$name" "$@" >>"$RUN/log/$name.log" 2>&1 </dev/null 9>&- &
   echo $! >"$RUN/pid/$name"
+  # On a busy machine it takes a while until the new process has its own command line, by which it is known.
+  until running "$name" || ! kill -0 $!; do sleep 0.02; done 2>/dev/null
 }
 
 # Asks process $1 to end, waits 10 seconds, then kills it and waits until it is gone.

@@ -11,6 +11,8 @@ from typing import Any
 
 from tests.cluster.jobs import OTHER_MANAGER
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclass(frozen=True)
 class Shell:
@@ -22,8 +24,9 @@ class Shell:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's environment with the cluster chosen."""
-        return {**os.environ, "KUBECONFIG": self.kubeconfig, "COLUMNS": "200", "NO_COLOR": "1"}
+        """This process's environment with the cluster chosen; Python finds this checkout's code first."""
+        path = os.pathsep.join([str(ROOT), *sys.path])
+        return {**os.environ, "KUBECONFIG": self.kubeconfig, "PYTHONPATH": path, "COLUMNS": "200", "NO_COLOR": "1"}
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints on stdout; the test fails with its stderr where it fails."""
@@ -43,7 +46,7 @@ class Shell:
 
     def kctl(self, *arguments: str, timeout: float = 60.0, **more: Any) -> subprocess.CompletedProcess[str]:
         """kctl's exit code, stdout and stderr."""
-        command = [str(Path(sys.executable).with_name("kctl")), *arguments]
+        command = [sys.executable, "-m", "kctl", *arguments]
         environment = {**self.environment, **more.pop("env", {})}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, **more)
 
@@ -62,9 +65,9 @@ class Shell:
             said = self.kubectl("get", "pytorchjob", job, "-o", "jsonpath={.status}") + self.kubectl("get", "events")
             raise AssertionError(f"{job} is not {condition}: {said}")
 
-    def set_conditions(self, job: str, *conditions: str, message: str = "") -> None:
+    def set_conditions(self, job: str, *conditions: str, message: str = "", days_ago: float = 0) -> None:
         """Write the job's status as the operator would: the named conditions True, one after the other."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days_ago * 86400))
         entries = [
             {
                 "type": name,

@@ -4,7 +4,6 @@ kctl is driven as a person drives it; what its pods left is read from the folder
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -31,8 +30,11 @@ class Team:
     volumes: dict[str, Path]
     image: str
 
-    def profile(self, name: str = "small", **changes: Any) -> None:
-        """Write configs/clusters/NAME.yaml: no GPU, half a core, `changes` laid over it."""
+    def profile(self, name: str = "default", **changes: Any) -> None:
+        """Write configs/clusters/NAME.yaml: no GPU, a fifth of a core, `changes` laid over it.
+
+        The one called default also says where a run is looked for whose config is not named.
+        """
         value: dict[str, Any] = {
             "image": self.image,
             "namespace": self.shell.namespace,
@@ -47,7 +49,7 @@ class Team:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.yaml").write_text(json.dumps(overlaid(value, changes)))
 
-    def config(self, name: str, nodes: int = 1, ranks: int = 1, profile: str = "small", **train: Any) -> str:
+    def config(self, name: str, nodes: int = 1, ranks: int = 1, profile: str = "default", **train: Any) -> str:
         """Write configs/NAME.yaml, a run of a few seconds with `train` laid over it; the run's name."""
         cluster = {"profile": profile, "nodes": nodes, "gpus_per_node": 0, "processes_per_node": ranks}
         path = self.root / "configs" / f"{name}.yaml"
@@ -59,7 +61,7 @@ class Team:
         return subprocess.Popen(
             [*prefix, sys.executable, "-m", "kctl", *argv],
             cwd=self.root,
-            env={**self.shell.environment, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+            env={**self.shell.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ import yaml
 from tests.cluster.conftest import BIN
 from tests.cluster.shell import Shell
 
+pytestmark = pytest.mark.timeout(1800)  # the evaluators are built once
 HERE = Path(__file__).parent
 K8S = HERE.parents[1] / "k8s"
 GOLDEN = HERE.parent / "golden" / "manifests" / "case-kueue-openshift.yaml"

@@ -90,6 +90,8 @@ start_apiserver() {
     --service-account-issuer=https://kubernetes.default.svc \
     --service-account-signing-key-file="$PKI/sa.key" --service-account-key-file="$PKI/sa.key"
   wait_for kube-apiserver api /readyz
+  # After an outage they would wait up to a minute before they look again.
+  for name in kube-controller-manager kube-scheduler; do stop "$name"; done
 }
 
 start_controller_manager() {

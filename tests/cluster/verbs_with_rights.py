@@ -1,24 +1,29 @@
 """One scene a verb: what is there before, the call itself, and how it is seen that it worked.
 
-delete and prune are not verbs of kctl yet: in their scenes stand the calls that they will make. The operator's part is
-played by the test (spec.runPolicy.managedBy tells a real one to stay away).
+The operator's part is played by the test (spec.runPolicy.managedBy tells a real one to stay away).
 """
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.jobs import config_map, job, pod
+from tests.cluster.jobs import OTHER_MANAGER, job, pod
 from tests.cluster.shell import Shell
 
 SHOWN = "shown-11111111"
 """The run with a pod whose log has LINE, for the verbs that only look."""
 LINE = "step=20/100 loss=1.2345 lr=2.0e-04"
+WAITS = "waits-11111111"
+"""A run without pods; the event WHY says what keeps them away."""
+WHY = "exceeded quota: team"
+PLAYED = {"kctl.dev/test": "played"}
+"""What no node has: a scheduler leaves such pods to the test."""
+OLD = "kctl.dev/test=old"
 LINGERS = "kctl.dev/test"
 """A finalizer: a job with it is not gone at once, as one with pods is not."""
 
@@ -34,14 +39,8 @@ class Person:
     def kctl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return self.shell.kctl(*arguments, "-n", self.shell.namespace, cwd=self.folder, timeout=120)
 
-    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        environment = self.shell.environment
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
-    def kubectl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self.run(self.shell.kubectl_path, "-n", self.shell.namespace, *arguments)
-
-
+AMONG_OTHERS: AbstractContextManager[object] = nullcontext()
 Outcome = tuple[bool, str]
 """Whether it worked, and what was said on stderr."""
 
@@ -52,6 +51,8 @@ class Scene:
 
     prepare: Callable[[Shell, int], str]
     act: Callable[[Person, str], Outcome]
+    alone: AbstractContextManager[object] = AMONG_OTHERS
+    """Entered for both: what prune finds must be its own."""
 
 
 def _seed(number: int) -> list[str]:
@@ -62,7 +63,9 @@ def _rendered(admin: Shell, number: int) -> tuple[str, list[dict[str, Any]]]:
     done = admin.kctl("render", *_seed(number), "-n", admin.namespace, "-o", "json")
     assert done.returncode == 0, done.stderr
     objects: list[dict[str, Any]] = json.loads(done.stdout)["items"]
-    objects[-1]["spec"]["runPolicy"]["managedBy"] = "kueue.x-k8s.io/multikueue"
+    objects[-1]["spec"]["runPolicy"]["managedBy"] = OTHER_MANAGER
+    (replica,) = objects[-1]["spec"]["pytorchReplicaSpecs"].values()
+    replica["template"]["spec"]["nodeSelector"] = PLAYED
     return objects[-1]["metadata"]["name"], objects
 
 
@@ -70,11 +73,16 @@ def _create(admin: Shell, *objects: dict[str, Any]) -> None:
     admin.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
-def _failed_run(admin: Shell, number: int) -> str:
+def _failed_run(admin: Shell, number: int, days_ago: float = 0) -> str:
     run, objects = _rendered(admin, number)
     objects[-1]["metadata"]["finalizers"] = [LINGERS]
     _create(admin, *objects)
-    admin.set_conditions(run, "Created", "Failed")
+    admin.set_conditions(run, "Created", "Failed", days_ago=days_ago)
+    return run
+
+
+def _failed_config(admin: Shell, number: int) -> str:
+    _failed_run(admin, number)
     return str(number)
 
 
@@ -83,19 +91,27 @@ def _submit(person: Person, number: str) -> Outcome:
     return done.returncode == 0 and "it is created again and resumes" in done.stderr, done.stderr
 
 
+def warning(namespace: str) -> dict[str, Any]:
+    """An event of the operator, which could not make the pods of WAITS."""
+    about = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": WAITS, "namespace": namespace}
+    said = {"type": "Warning", "reason": "FailedCreatePod", "message": WHY}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "no-pods"}, "involvedObject": about, **said}
+
+
 def _nothing(admin: Shell, number: int) -> str:
     return SHOWN.partition("-")[0]
 
 
 def _status(person: Person, run: str) -> Outcome:
-    done = person.kctl("status", run, "-o", "json")
-    return done.returncode == 0 and json.loads(done.stdout)["step"] == 20, done.stderr
+    done, waits = person.kctl("status", run, "-o", "json"), person.kctl("status", WAITS)
+    worked = done.returncode == 0 and json.loads(done.stdout)["step"] == 20 and WHY in waits.stdout
+    return worked, done.stderr
 
 
 def _list(person: Person, run: str) -> Outcome:
     done = person.kctl("list", "-o", "json")
-    found = json.loads(done.stdout) if done.returncode == 0 else []
-    return any(one["run"] == SHOWN and one["step"] == 20 for one in found), done.stderr
+    found = {one["run"]: one for one in (json.loads(done.stdout) if done.returncode == 0 else [])}
+    return bool(found) and found[SHOWN]["step"] == 20 and WHY in found[WAITS]["sentence"], done.stderr
 
 
 def _logs(person: Person, run: str) -> Outcome:
@@ -113,15 +129,17 @@ def _wait(person: Person, run: str) -> Outcome:
     """The run succeeds while somebody waits, late enough that a watch is needed."""
     soon = threading.Timer(8, person.admin.set_conditions, (run, "Created", "Succeeded"))
     soon.start()
-    done = person.kctl("wait", run)
+    done, gave_up = person.kctl("wait", run), person.kctl("wait", WAITS, "--timeout", "0s")
     soon.join()
-    return done.returncode == 0 and "succeeded" in done.stderr, done.stderr
+    return done.returncode == 0 and "succeeded" in done.stderr and WHY in gave_up.stderr, done.stderr
 
 
 def _done_run(admin: Shell, number: int) -> str:
     """With a reader pod that has ended, as it is when somebody pulled before."""
     run, objects = _rendered(admin, number)
-    _create(admin, *objects, pod(f"{run}-reader", run) | {"metadata": {"name": f"{run}-reader"}})
+    reader = pod(f"{run}-reader", run) | {"metadata": {"name": f"{run}-reader"}}
+    reader["spec"]["nodeSelector"] = PLAYED
+    _create(admin, *objects, reader)
     admin.set_conditions(run, "Created", "Succeeded")
     ended = json.dumps({"status": {"phase": "Succeeded"}})
     admin.kubectl("patch", "pod", f"{run}-reader", "--subresource=status", "--type=merge", "-p", ended)
@@ -139,41 +157,41 @@ def _cancel(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and f"{run} cancelled" in done.stdout, done.stderr
 
 
-def _lingering_run(admin: Shell, number: int) -> str:
-    run = f"lingers-{number:08x}"
-    made = job(run)
-    made["metadata"]["finalizers"] = [LINGERS]
-    _create(admin, made)
-    return run
-
-
-def _delete(person: Person, run: str) -> Outcome:
-    call = f"Cluster({person.shell.namespace!r}, None).delete({run!r}, 60)"
-    done = person.run(sys.executable, "-c", f"from kctl.backends.cluster.backend import Cluster; {call}")
-    return done.returncode == 0, done.stderr
+def _delete(person: Person, run: str, *flags: str) -> Outcome:
+    done = person.kctl("delete", run, *flags)
+    return done.returncode == 0 and f"{run} deleted" in done.stdout and _gone(person, run), done.stderr
 
 
 def _old_run(admin: Shell, number: int) -> str:
-    run = f"old-{number:08x}"
-    _create(admin, job(run), config_map(run), pod(run, run))
+    """The only one of its age: what a scene before it left is removed."""
+    for one in admin.kubectl("get", "pytorchjobs", "-l", OLD, "-o", "name").split():
+        admin.kubectl("delete", one)
+    run = _failed_run(admin, number, days_ago=60)
+    admin.kubectl("label", "pytorchjob", run, OLD)
     return run
 
 
-def _prune(person: Person, run: str) -> Outcome:
-    kinds = ("pytorchjob", "configmap", "pod")
-    listed = [person.kubectl("get", kind, "-o", "name") for kind in kinds]
-    deleted = [person.kubectl("delete", kind, run, "--wait=false") for kind in kinds]
-    return all(one.returncode == 0 for one in listed + deleted), "".join(one.stderr for one in listed + deleted)
+def _prune(person: Person, run: str, *flags: str) -> Outcome:
+    done = person.kctl("prune", "--older-than", "30d", *flags)
+    return done.returncode == 0 and f"{run} deleted" in done.stdout and _gone(person, run), done.stderr
 
+
+def _gone(person: Person, run: str) -> bool:
+    return person.admin.kubectl("get", "pytorchjobs,configmaps", "-l", f"kctl.dev/run={run}", "-o", "name") == ""
+
+
+_pruning = threading.Lock()
 
 SCENES = {
-    "submit": Scene(_failed_run, _submit),
+    "submit": Scene(_failed_config, _submit),
     "status": Scene(_nothing, _status),
     "list": Scene(_nothing, _list),
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),
     "cancel": Scene(_live_run, _cancel),
-    "delete": Scene(_lingering_run, _delete),
-    "prune": Scene(_old_run, _prune),
+    "delete": Scene(_failed_run, _delete),
+    "delete --outputs": Scene(_failed_run, lambda person, run: _delete(person, run, "--outputs", "--yes")),
+    "prune": Scene(_old_run, lambda person, run: _prune(person, run, "--yes"), _pruning),
+    "prune --outputs": Scene(_old_run, lambda person, run: _prune(person, run, "--outputs", "--yes"), _pruning),
 }

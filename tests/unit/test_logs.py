@@ -7,11 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kctl.backends.times import log_time, nanoseconds
+from kctl.backends.times import log_time, nanoseconds, sortable
 from kctl.errors import UsageError
 from kctl.run.logs import Begin, Tail, parse_duration, since_time
 
 START = 1_700_000_000
+
+
+def _trimmed(moment: int) -> str:
+    """As Go writes it: without zeros at the end of the fraction."""
+    return log_time(moment)[:-1].rstrip("0").rstrip(".") + "Z"
+
+
+@given(st.lists(st.integers(0, 4_000_000_000_000_000_000).map(lambda moment: moment // 10**6 * 10**6)))
+def test_times_sort_as_texts(moments: list[int]) -> None:
+    assert [nanoseconds(text) for text in sorted(map(sortable, map(_trimmed, moments)))] == sorted(moments)
+    assert sortable("2026-11-24T00:15:06.5+01:00") == "2026-11-23T23:15:06.500000000Z"
 
 
 @given(st.integers(0, 4_000_000_000_000_000_000))

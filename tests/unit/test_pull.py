@@ -74,7 +74,8 @@ def test_a_cut_is_taken_up_at_the_byte(run: Path, tmp_path: Path) -> None:
     assert big == [0, 2_000_000, 4_000_000]
 
 
-def test_a_pull_that_ended_is_resumed_by_the_next(run: Path, tmp_path: Path) -> None:
+def test_a_pull_that_ended_is_resumed_by_the_next(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kctl.run.pull.GIVE_UP_SECONDS", 0.3)
     with pytest.raises(Unreachable):
         pull(Line(run, budget=0, cuts=10**6), "adapter", tmp_path / "r")
     half = tmp_path / ".r.part"

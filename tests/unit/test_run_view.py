@@ -1,6 +1,7 @@
 """What a run looks like, from the shapes that the API and the trainer really write."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,20 @@ def pod(index: int, phase: str, code: int | None = None, message: str = "", reas
         "metadata": {"name": f"demo-01234567-worker-{index}", "labels": {LABEL_REPLICA_INDEX: str(index)}},
         "status": {"phase": phase, "containerStatuses": statuses},
     }
+
+
+RECORDED = {path.stem: path for path in (Path(__file__).parents[1] / "cluster" / "statuses").glob("*.json")}
+"""Jobs as the real operator left them, in each state."""
+PHASES = {"none": "Pending", "created": "Pending", "suspended": "Queued", "resumed": "Running"}
+
+
+@pytest.mark.parametrize("state", sorted(RECORDED))
+def test_phase_of_what_the_operator_wrote(state: str) -> None:
+    first = state.partition("-")[0]
+    pods = [pod(0, "Running")] if first in ("running", "resumed") else []
+    view = run_view(json.loads(RECORDED[state].read_text()), pods)
+    assert view.phase == PHASES.get(first, first.capitalize())
+    assert bool(view.ended) is view.phase.finished
 
 
 @pytest.mark.parametrize(

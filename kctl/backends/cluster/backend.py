@@ -94,9 +94,9 @@ class Cluster:
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
-    def newest_warning(self, run: str) -> str:
-        """The newest warning among the events of the job, e.g. that a quota forbids its pods."""
-        about = f"involvedObject.kind=PyTorchJob,involvedObject.name={run},type=Warning"
+    def newest_warning(self, run: str, uid: str) -> str:
+        """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
+        about = f"involvedObject.uid={uid},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
         events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
         newest: Manifest = max(
@@ -135,8 +135,11 @@ class Cluster:
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             self._api.delete(f"delete {run}", self._path("PyTorchJob", run), options)
-        except (NotFound, Refused):
-            job = self.get_job(run)
+        except (NotFound, Refused) as refusal:
+            try:
+                job = self.get_job(run)
+            except Refused:  # no right to read it either
+                raise refusal from None
             if job is not None and job["metadata"]["uid"] == uid:
                 raise
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from kctl.backends.cluster.api import Api
-from kctl.backends.cluster.watch import PATIENCE_SECONDS, Trouble
 from kctl.backends.times import nanoseconds
+from kctl.backends.trouble import GIVE_UP_SECONDS, PATIENCE_SECONDS, Trouble
 from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER
@@ -22,8 +22,6 @@ SILENCE_SECONDS = 300.0
 """A follow without a line for this long is opened again; nothing is lost by it."""
 OVERLAP_SECONDS = 2
 """A reconnect asks again for this much: stdout and stderr are stamped by two writers, not in order."""
-GIVE_UP_SECONDS = 120.0
-"""A follow that cannot reach the server for this long ends with its error."""
 PAUSE_SECONDS = 0.5
 """Between looks at a container that has not started or whose log was closed."""
 
@@ -127,6 +125,8 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
             time.sleep(PAUSE_SECONDS)
             state = _state_now(api, pod_path)
         except (Unreachable, Refused) as error:
+            if not follow and isinstance(error, Refused):
+                raise  # a look at a log is not worth the wait that tells a right from a restart
             trouble.again(error)
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.errors import Gone
-from kctl.errors import KctlError, Refused, Unreachable
+from kctl.backends.trouble import Trouble
+from kctl.errors import Refused, Unreachable
 from kctl.manifest import Manifest
 
 SILENCE_SECONDS = 90.0
 """A watch without a word for this long is cut: the server sends a bookmark about every minute."""
-PATIENCE_SECONDS = 20.0
-"""A restarting API server refuses even its administrator for a moment; after this long it means it."""
 
 
 def snapshots(api: Api, action: str, path: str, query: dict[str, str], timeout: float) -> Iterator[list[Manifest]]:
@@ -59,29 +58,6 @@ def _apply(kind: str, item: Manifest, objects: dict[str, Manifest]) -> bool:
     elif kind == "DELETED":
         objects.pop(uid, None)
     return kind in ("ADDED", "MODIFIED", "DELETED")
-
-
-class Trouble:
-    """How long the server has been failing us, and how long to pause before the next try."""
-
-    def __init__(self, patience: float, deadline: float = math.inf) -> None:
-        self._patience, self._deadline = patience, deadline
-        self._since: float | None = None
-        self._pause = 0.2
-
-    def over(self) -> None:
-        """The server answered."""
-        self._since, self._pause = None, 0.2
-
-    def again(self, error: KctlError) -> None:
-        """Sleep before another try, or raise `error`: it has lasted too long, or a refusal is meant."""
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        patience = min(PATIENCE_SECONDS, self._patience) if isinstance(error, Refused) else self._patience
-        if now - self._since > patience or now + self._pause >= self._deadline:
-            raise error
-        time.sleep(self._pause)
-        self._pause = min(5.0, self._pause * 2)
 
 
 def _listed_again(api: Api, action: str, path: str, query: dict[str, str], trouble: Trouble) -> Manifest:

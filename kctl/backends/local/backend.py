@@ -114,7 +114,7 @@ class Local:
         supervised = _supervised(place)
         return [pod if supervised else _as_it_is(place, pod) for pod in pods]
 
-    def newest_warning(self, run: str) -> str:
+    def newest_warning(self, run: str, uid: str) -> str:
         """A local job's pods are always made."""
         return ""
 
