@@ -87,6 +87,13 @@ def kept(team: Team, run: str, node: int = 0) -> list[str]:
     return [line for number in numbers for line in log(team, run, number, node)]
 
 
+def shown(submitted: Done) -> list[str]:
+    """The log as `kctl submit --follow` showed it."""
+    created, *lines = submitted.out.splitlines()
+    assert created.endswith(" created"), submitted.out
+    return lines
+
+
 def steps(lines: list[str]) -> list[int]:
     """The steps that the lines tell of."""
     return [step.step for line in lines if (step := parse_step_line(line))]

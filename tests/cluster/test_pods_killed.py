@@ -22,6 +22,7 @@ from tests.cluster.faults import (
     newest,
     reading,
     resumed_from,
+    shown,
     steps,
     until_told,
 )
@@ -137,7 +138,7 @@ def seen(team: Team, scenes: Scenes, name: Callable[[Team], Scene]) -> Scene:
 def same_as_undisturbed(team: Team, scenes: Scenes, scene: Scene) -> None:
     """To the bit."""
     assert team.losses(scene.run) == team.losses(scenes[undisturbed].result().run)
-    assert scene.followed.out.splitlines() == kept(team, scene.run), "every line once, as it is on the volume"
+    assert shown(scene.followed) == kept(team, scene.run), "every line once, as it is on the volume"
 
 
 def goes_on(team: Team, run: str, attempt: int) -> list[str]:
@@ -198,7 +199,7 @@ def test_one_pod_of_two_is_deleted(team: Team, scenes: Scenes) -> None:
     scene = seen(team, scenes, one_pod_of_two_deleted)
     assert team.attempts(scene.run) == [ExitCode.PREEMPTED, 0]
     goes_on(team, scene.run, 2)
-    lines = scene.followed.out.splitlines()
+    lines = shown(scene.followed)
     for node in (0, 1):
-        shown = [line.partition(" | ")[2] for line in lines if line.startswith(f"worker-{node} | ")]
-        assert shown == kept(team, scene.run, node)
+        of_node = [line.partition(" | ")[2] for line in lines if line.startswith(f"worker-{node} | ")]
+        assert of_node == kept(team, scene.run, node)

@@ -26,6 +26,7 @@ from tests.cluster.faults import (
     newest,
     reading,
     resumed_from,
+    shown,
     steps,
     until_told,
 )
@@ -174,7 +175,7 @@ def test_cancel_saves_and_submit_resumes(scenes: Scenes) -> None:
     assert done["again"].code == 0, done["again"].err
     assert team.attempts(run) == [ExitCode.PREEMPTED, 0]
     assert steps(log(team, run, 2))[0] == steps(log(team, run, 1))[-1] + 1
-    assert (done["follow"].out + done["again"].out).splitlines() == kept(team, run)
+    assert shown(done["follow"]) + shown(done["again"]) == kept(team, run)
 
 
 def test_cancel_while_the_pod_is_pending(scenes: Scenes) -> None:

@@ -20,7 +20,9 @@ def test_one_node_from_submit_to_the_adapter(team: Team) -> None:
     print(f"submit to Succeeded: {time.monotonic() - begun:.0f} s")
     assert "torch " in followed.out and f"step={team.result(run)['steps']}/" in followed.out
     kept = team.folder(run).log(1, 0).read_text().splitlines()
-    assert followed.out.splitlines() == kept, "every line once, as it is on the volume"
+    created, *lines = followed.out.splitlines()
+    assert created == f"pytorchjob.kubeflow.org/{run} created"
+    assert lines == kept, "every line once, as it is on the volume"
     status = team.status(run)
     assert (status["phase"], status["step"], status["code"]) == ("Succeeded", team.result(run)["steps"], 0)
     pulled = team.ok("pull", "one")
