@@ -14,12 +14,12 @@ from tests.training.world import Done, frozen, send
 from trainer.schema.messages import parse_step_line
 
 LONG: dict[str, Any] = {
-    "epochs": 20,
+    "epochs": 15,
     "evaluation": {"per_epoch": 1},
-    "optim": {"lr": 1e-3, "schedule_epochs": 20},
+    "optim": {"lr": 1e-3, "schedule_epochs": 15},
     "ops": {"checkpoint": {"every": "4 steps"}},
 }
-STEPS = 120
+STEPS = 90
 """Long enough to be met in the middle."""
 FIRST = 8
 """A fault waits for the checkpoint of this step."""

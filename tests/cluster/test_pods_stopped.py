@@ -157,6 +157,7 @@ def disk(team: Team) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def scenes(team: Team, disk: Path) -> Iterator[Scenes]:
     """All of them side by side: for most of its time each waits."""
+    team.profile(memory="2Gi")
     with ThreadPoolExecutor(len(SCENES)) as stage:
         yield {scene: stage.submit(scene, team) for scene in SCENES}
 
