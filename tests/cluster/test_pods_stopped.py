@@ -167,12 +167,12 @@ def test_cancel_saves_and_submit_resumes(scenes: Scenes) -> None:
     team, run, done = scene.team, scene.run, scene.done
     assert done["cancel"].code == 0, done["cancel"].err
     assert f"{run} cancelled" in done["cancel"].out
-    assert "next: kctl submit cancelled   (resumes)" in done["cancel"].err
+    assert "next: kctl submit cancelled (resumes)" in done["cancel"].err
     assert scene.noted["status"]["phase"] == "Cancelled"
     for verb in ("follow", "wait"):
         assert done[verb].code == 3
         assert f"run {run} was cancelled" in done[verb].err
-        assert "next: kctl submit cancelled   (resumes)" in done[verb].err
+        assert "next: kctl submit cancelled (resumes)" in done[verb].err
     assert done["again"].code == 0, done["again"].err
     assert team.attempts(run) == [ExitCode.PREEMPTED, 0]
     assert steps(log(team, run, 2))[0] == steps(log(team, run, 1))[-1] + 1
@@ -194,7 +194,7 @@ def test_a_full_disk_ends_the_run_until_there_is_room(scenes: Scenes) -> None:
     assert failed.code == 3
     assert f"run {scene.run} failed (code 7)" in failed.err
     assert "No space left on device" in failed.err and "make room" in failed.err
-    assert "then kctl submit full   (resumes)" in failed.err
+    assert "then kctl submit full (resumes)" in failed.err
     assert (scene.noted["status"]["phase"], scene.noted["status"]["code"]) == ("Failed", ExitCode.RUNS_FOLDER)
     assert again.code == 0, again.err
     assert scene.team.result(scene.run)["phase"] == "Succeeded"
