@@ -64,7 +64,7 @@ def write_text(path: Path, text: str, guard: Guard | None = None) -> None:
 def replace_folder(temp: Path, final: Path, guard: Guard | None = None) -> None:
     """Sync all of `temp`, then let it take the place of `final`, which may exist. RunsFolderError on failure.
 
-    All may read its files: safetensors makes its own readable by their owner alone, and the next pod may be another user.
+    Everybody may read its files: safetensors lets their owner alone, and the next pod may be another user.
     """
     aside = final.with_name(f".{final.name}.old")
     with named_errors(final):
