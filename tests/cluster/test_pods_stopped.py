@@ -138,9 +138,10 @@ def old_environment(team: Team, config: str) -> dict[str, str]:
 
 
 def contents(team: Team, run: str) -> dict[str, str]:
-    """sha256 of every file in the run's folder but the old launcher's own log."""
+    """sha256 of every file that the run's folder shows, but for the old launcher's own log."""
     folder = team.folder(run)
-    files = [path for path in folder.root.rglob("*") if path.is_file() and path != folder.log(1, 0)]
+    shown = [path for path in folder.root.rglob("[!.]*") if not path.relative_to(folder.root).parts[0].startswith(".")]
+    files = [path for path in shown if path.is_file() and path != folder.log(1, 0)]
     return {str(path.relative_to(folder.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
