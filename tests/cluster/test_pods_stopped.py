@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,7 +141,8 @@ def old_environment(team: Team, config: str) -> dict[str, str]:
 def contents(team: Team, run: str) -> dict[str, str]:
     """sha256 of every file that the run's folder shows, but for the old launcher's own log."""
     folder = team.folder(run)
-    shown = [path for path in folder.root.rglob("[!.]*") if not path.relative_to(folder.root).parts[0].startswith(".")]
+    hidden = re.compile(r"(^|/)\.")  # what is still being written, or was left so
+    shown = [path for path in folder.root.rglob("*") if not hidden.search(str(path.relative_to(folder.root)))]
     files = [path for path in shown if path.is_file() and path != folder.log(1, 0)]
     return {str(path.relative_to(folder.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
