@@ -164,7 +164,7 @@ def test_two_submits_at_the_same_moment(team: Team, cluster: Cluster, second: tu
 
 def test_gpus_that_the_node_does_not_have_yet(team: Team, cluster: Cluster, request: pytest.FixtureRequest) -> None:
     """lora_di3 as it is shipped; its base model is the one thing that this cluster cannot have."""
-    team.profile(gpu={"model": "H100"})
+    team.profile("default", gpu={"model": "H100"})
     run = team.ok("submit", "lora_di3", "-o", "name").out.strip().rpartition("/")[2]
     _pending(team, cluster, run, "Insufficient nvidia.com/gpu")
     request.getfixturevalue("gpus")
