@@ -1,10 +1,9 @@
 """Runs that are cancelled, whose disk is full, or whose old launcher wakes up: each ends and resumes as it should."""
 
 import hashlib
-import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,16 +29,18 @@ from tests.cluster.faults import (
     steps,
     until_told,
 )
-from tests.cluster.team import Team
+from tests.cluster.images import Container
+from tests.cluster.team import UID, Team
 from tests.cluster.volumes import disk_as_claim, resize
 from tests.training.world import Done, ended, frozen, send
-from trainer.pod.ranks import descendants
-from trainer.schema.contract import ExitCode
+from trainer.schema.contract import CONFIG_PATH, ENV_POD_NAME, ExitCode
 from trainer.schema.loading import RunFile
 
 pytestmark = pytest.mark.timeout(600)
 DISK = "disk"
 """The claim of the run whose disk is filled."""
+OUTSIDE = "outside"
+"""What the launcher outside the cluster takes for its pod's name."""
 
 
 @dataclass
@@ -101,19 +102,13 @@ def fill(path: Path) -> None:
 
 
 def old_launcher_wakes(team: Team) -> Scene:
-    """A process of this machine is what a pod on another node would be: its process table is not the pod's."""
+    """A container that no kubelet knows is what a pod on another node would be: with a process table of its own."""
     run = team.config("old", **LONG)
     said = team.root / "old.log"
     with said.open("wb") as output:
-        old = subprocess.Popen(
-            [sys.executable, "-m", "trainer.launch"],
-            env=old_environment(team, "old"),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            umask=0,  # another node's pod would have the user of this one
-        )
+        old = subprocess.Popen(outside(team, "old"), stdout=output, stderr=subprocess.STDOUT)
     team.until_checkpoint(run, FIRST)
-    asleep = [old.pid, *descendants(old.pid)]
+    asleep = team.pids(OUTSIDE)
     with frozen(asleep), reading(team, "submit", "old", "--follow") as followed:
         team.until_checkpoint(run, newest(team, run) + 8)
         with frozen(team.pids(master(run))):
@@ -126,15 +121,19 @@ def old_launcher_wakes(team: Team) -> Scene:
     return Scene(run, team, {"follow": followed.result()}, noted)
 
 
-def old_environment(team: Team, config: str) -> dict[str, str]:
-    """Of a launcher outside the cluster that works on the claims' folders."""
+def outside(team: Team, config: str) -> list[str]:
+    """The command of a launcher outside the cluster that works on the claims' folders, as a pod's user."""
     loaded = load(str(team.root / "configs" / f"{config}.yaml"), []).config
-    path, tmp = team.root / f"{config}.json", team.root / "tmp"
+    path = team.root / f"{config}.json"
     path.write_text(RunFile(loaded.run, loaded.train).to_json())
-    tmp.mkdir()
-    volumes = {f"TRAINER_{name.upper()}": str(folder) for name, folder in team.volumes.items()}
-    pod = {"TRAINER_CONFIG": str(path), "PET_NNODES": "1", "PET_NPROC_PER_NODE": "1", "DS_ACCELERATOR": "cpu"}
-    return {**os.environ, **volumes, **pod, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp)}
+    shutil.chown(team.volumes["runs"], UID, UID)
+    container = Container(
+        f"{team.image.partition('@')[0]}:trainer",  # podman's own name of it
+        UID,
+        (f"{ENV_POD_NAME}={OUTSIDE}", "PET_NNODES=1", "PET_NPROC_PER_NODE=1"),
+        (f"{path}:{CONFIG_PATH}:ro", *(f"{folder}:/{name}" for name, folder in team.volumes.items())),
+    )
+    return container.command("python", "-m", "trainer.launch")
 
 
 def contents(team: Team, run: str) -> dict[str, str]:
@@ -214,4 +213,4 @@ def test_an_old_launcher_that_wakes_up_publishes_nothing(scenes: Scenes) -> None
     assert "(attempt 1) stood still for 30 s: taking over" in scene.done["follow"].out
     assert team.attempts(run) == [None, 0]
     other = scenes[cancelled].result()
-    assert team.losses(run) == pytest.approx(team.losses(other.run), rel=1e-6), "another PyTorch, the same numbers"
+    assert team.losses(run) == team.losses(other.run), "to the bit"
