@@ -5,12 +5,13 @@ only to draw.
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO
 
 from kctl.errors import UsageError
 
@@ -29,7 +30,10 @@ class Lines:
     """stdout for many lines: written in blocks, shown within SHOWN_SECONDS. A context; at its end all are out."""
 
     def __init__(self) -> None:
-        self._out, self._unseen, self._over = sys.stdout.buffer, threading.Event(), False
+        out: Any = sys.stdout.buffer  # with PYTHONUNBUFFERED there is no buffer in it
+        self._own = io.BufferedWriter(out, 1 << 16) if isinstance(out, io.RawIOBase) else None
+        self._out: BinaryIO = self._own or out
+        self._unseen, self._over = threading.Event(), False
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> Self:
@@ -42,6 +46,8 @@ class Lines:
         self._unseen.set()
         self._thread.join()
         self._out.flush()
+        if self._own is not None:
+            self._own.detach()
 
     def write(self, text: str) -> None:
         """One line. BrokenPipeError where nobody reads any more."""

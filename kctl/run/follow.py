@@ -1,6 +1,7 @@
 """Watching one run to its end: its log lines, on a terminal with a progress bar below them. Ctrl-C only detaches."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -52,8 +53,13 @@ def printed(line: LogLine, run: str, prefix: bool, timestamps: bool) -> str:
     """One line as `logs` shows it: `worker-1 | text` where there are several pods."""
     pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
     # Raw into a file or a pipe; on a terminal nothing that a pod prints may move the cursor.
-    text = console.printable(line.text) if sys.stdout.isatty() else line.text
+    text = console.printable(line.text) if _terminal() else line.text
     return f"{line.time + ' ' if timestamps else ''}{pod}{text}"
+
+
+@functools.cache
+def _terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _with_bar(lines: Iterator[LogLine], run: str, several: bool) -> None:

@@ -5,6 +5,7 @@ from that time (an API server knows whole seconds only) is skipped up to there.
 """
 
 import contextlib
+import itertools
 import queue
 import re
 import threading
@@ -32,8 +33,8 @@ _RETRIES = 30
 """Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
 _RECENT = 200
 """Lines among which the newest step line is looked for first, so that days of log are not read for it."""
-_AT_ONCE, _AHEAD = 4, 100_000
-"""Pods that are read at once, and lines of each that may wait for their turn."""
+_AT_ONCE, _AHEAD, _BLOCK = 4, 200, 1_000
+"""Pods that are read at once, blocks of each that may wait for their turn, lines of a block."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -106,39 +107,37 @@ def read_all(backend: Backend, pods: list[str], begin: Begin) -> Iterator[LogLin
             yield from of(pod)
         return
     over, waiting = threading.Event(), list(pods)
-    fetched: dict[str, queue.Queue[LogLine | KctlError | None]] = {}
+    fetched: dict[str, queue.Queue[list[LogLine] | KctlError]] = {}
     try:
         for pod in pods:
             while waiting and len(fetched) < _AT_ONCE:
                 ahead = waiting.pop(0)
                 fetched[ahead] = queue.Queue(maxsize=_AHEAD)
                 threading.Thread(target=_fetch, args=(of(ahead), fetched[ahead], over), daemon=True).start()
-            while (line := fetched[pod].get()) is not None:
-                if isinstance(line, KctlError):
-                    raise line
-                yield line
+            while block := fetched[pod].get():
+                if isinstance(block, KctlError):
+                    raise block
+                yield from block
             del fetched[pod]
     finally:
         over.set()
 
 
-def _fetch(lines: Iterator[LogLine], into: "queue.Queue[LogLine | KctlError | None]", over: threading.Event) -> None:
-    """Everything of `lines`, its error, then None; nothing more once it is over."""
+def _fetch(lines: Iterator[LogLine], into: "queue.Queue[list[LogLine] | KctlError]", over: threading.Event) -> None:
+    """Everything of `lines` in blocks, or its error; an empty block is the end. Nothing more once it is over."""
 
-    def put(item: LogLine | KctlError | None) -> None:
+    def put(item: list[LogLine] | KctlError) -> None:
         while not over.is_set():
             with contextlib.suppress(queue.Full):
                 into.put(item, timeout=0.5)
                 return
 
     try:
-        for line in lines:
-            put(line)
-            if over.is_set():
-                return
+        while not over.is_set() and (block := list(itertools.islice(lines, _BLOCK))):
+            put(block)
     except KctlError as error:
         put(error)
-    put(None)
+    put([])
 
 
 def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], begin: Begin) -> Iterator[LogLine]:

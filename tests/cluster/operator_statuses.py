@@ -1,11 +1,12 @@
 """What the training operator writes into a PyTorchJob in every state of a run: jobs are led there, and read.
 
 `python -m tests.cluster.operator_statuses` records anew what lies in statuses/; test_cluster_statuses.py compares.
-A pod of these jobs starts as soon as ConfigMap `gate` is there, and ends with the code that is written into it.
+A pod of these jobs is not scheduled before it is let, and ends with the code that is written into it.
 """
 
 import json
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,27 +26,27 @@ Job = dict[str, Any]
 
 
 class Led:
-    """A job that is led from state to state, with a gate of its own."""
+    """A job that is led from state to state."""
 
     def __init__(self, shell: Shell, image: str, name: str) -> None:
         self._shell, self.name = shell, name
-        gate = {"name": "GATE", "valueFrom": {"configMapKeyRef": {"name": f"{name}-gate", "key": "open"}}}
-        self.manifest = shell_job(name, image, SCRIPT, env=[gate])
+        self.manifest = shell_job(name, image, SCRIPT)
         (replica,) = self.manifest["spec"]["pytorchReplicaSpecs"].values()
         replica["template"]["spec"]["volumes"] = [{"name": "runs", "emptyDir": {}}]
+        replica["template"]["spec"]["schedulingGates"] = [{"name": "kctl.dev/test"}]
         self.manifest["metadata"]["labels"] = {"kctl.dev/run": name, "kctl.dev/config": name.rpartition("-")[0]}
 
     def create(self, *flags: str) -> Job:
         text = self._shell.kubectl("create", "-o", "json", "-f", "-", *flags, stdin=json.dumps(self.manifest))
         return dict(json.loads(text))
 
-    def open(self) -> None:
-        """Let its pods start."""
-        self._shell.kubectl("create", "configmap", f"{self.name}-gate", "--from-literal=open=1")
-
-    def close(self) -> None:
-        """Let no new pod start."""
-        self._shell.kubectl("delete", "configmap", f"{self.name}-gate")
+    def start(self) -> None:
+        """Let its pod start, once there is one that waits."""
+        patch = ("--type=json", "-p", '[{"op": "remove", "path": "/spec/schedulingGates"}]')
+        deadline = time.monotonic() + 60
+        while not self._shell.kubectl("patch", "pod", f"{self.name}-master-0", *patch, check=False):
+            assert time.monotonic() < deadline, f"{self.name} has no pod that waits"
+            time.sleep(0.2)
 
     def end(self, code: int) -> None:
         """The running pod ends with a code."""
@@ -84,7 +85,7 @@ def _ended(led: Led) -> dict[str, Job]:
     seen = {"none": led.create("--dry-run=server")}
     led.create()
     seen["created"] = led.once("Created", pods=True)
-    led.open()
+    led.start()
     seen["running"] = led.once("Running", pods=True)
     led.end(0)
     return seen | {"succeeded": led.once("Succeeded", pods=True)}
@@ -92,7 +93,7 @@ def _ended(led: Led) -> dict[str, Job]:
 
 def _failed(led: Led) -> dict[str, Job]:
     led.create()
-    led.open()
+    led.start()
     led.once("Running", pods=True)
     led.end(1)
     return {"failed": led.once("Failed", pods=True)}
@@ -100,7 +101,7 @@ def _failed(led: Led) -> dict[str, Job]:
 
 def _restarted(led: Led) -> dict[str, Job]:
     seen = {"restarting": _restarting(led)}
-    led.open()
+    led.start()
     seen["running-after-restart"] = led.once("Running", pods=True)
     led.end(1)
     return seen | {"failed-after-restart": led.once("Failed", pods=True)}
@@ -108,20 +109,20 @@ def _restarted(led: Led) -> dict[str, Job]:
 
 def _restarting(led: Led) -> Job:
     led.create()
-    led.open()
+    led.start()
     led.once("Running", pods=True)
-    led.close()
     led.end(143)
     return led.once("Restarting", pods=True)
 
 
 def _suspended(led: Led) -> dict[str, Job]:
     led.create()
-    led.open()
+    led.start()
     led.once("Running", pods=True)
     led.suspend(True)
     seen = {"suspended": led.once("Suspended", pods=False)}
     led.suspend(False)
+    led.start()
     return seen | {"resumed": led.once("Running", pods=True)}
 
 
@@ -179,8 +180,8 @@ def main() -> None:
     """Record all states in a namespace of the test cluster, into statuses/."""
     from tests.cluster.conftest import BIN, RUN
 
-    kubeconfig = RUN / "pki" / "admin.kubeconfig"
-    shell = Shell(str(kubeconfig), f"kctl-test-statuses-{secrets.token_hex(3)}", str(BIN / "kubectl"))
+    up = subprocess.run([FOLDER.with_name("up.sh")], stdout=subprocess.PIPE, text=True, check=True)
+    shell = Shell(up.stdout.strip(), f"kctl-test-statuses-{secrets.token_hex(3)}", str(BIN / "kubectl"))
     ports = dict(line.split("=") for line in (RUN / "ports.env").read_text().splitlines())
     shell.kubectl("create", "namespace", shell.namespace)
     try:

@@ -39,7 +39,8 @@ class Machinery:
         self._status("pod", name, {"phase": "Running", "containerStatuses": [about]})
 
     def stop(self) -> None:
-        """Its pods and the node go too."""
+        """Its jobs, pods and the node go too."""
+        self._shell.kubectl("delete", "pytorchjobs", "--all", "--timeout=50s")
         self._over.set()
         self._thread.join()
         self._shell.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")

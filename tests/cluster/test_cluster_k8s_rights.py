@@ -107,8 +107,9 @@ def outcomes(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             looked_at = pod(f"{SHOWN}-master-0", SHOWN, node=machinery.node)
             # Nobody tells the cluster that the played node is well: it would move the pod away.
             looked_at["spec"]["tolerations"] = [{"operator": "Exists"}]
-            for made in (job(SHOWN), looked_at, job(WAITS), warning(shell.namespace)):
-                shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+            for made in (job(SHOWN), looked_at, job(WAITS)):
+                answer = shell.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(made))
+            shell.kubectl("create", "-f", "-", stdin=json.dumps(warning(json.loads(answer))))
             kubelet.logs[f"{SHOWN}-master-0"] = Log([(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), LINE)])
             machinery.runs(f"{SHOWN}-master-0", "pytorch")
             shell.set_conditions(SHOWN, "Created", "Running")

@@ -91,9 +91,9 @@ def _submit(person: Person, number: str) -> Outcome:
     return done.returncode == 0 and "it is created again and resumes" in done.stderr, done.stderr
 
 
-def warning(namespace: str) -> dict[str, Any]:
-    """An event of the operator, which could not make the pods of WAITS."""
-    about = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "name": WAITS, "namespace": namespace}
+def warning(job: dict[str, Any]) -> dict[str, Any]:
+    """An event of the operator, which could not make the pods of this job."""
+    about = {"kind": job["kind"], **{name: job["metadata"][name] for name in ("name", "namespace", "uid")}}
     said = {"type": "Warning", "reason": "FailedCreatePod", "message": WHY}
     return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "no-pods"}, "involvedObject": about, **said}
 
@@ -126,11 +126,11 @@ def _live_run(admin: Shell, number: int) -> str:
 
 
 def _wait(person: Person, run: str) -> Outcome:
-    """The run succeeds while somebody waits, late enough that a watch is needed."""
-    soon = threading.Timer(8, person.admin.set_conditions, (run, "Created", "Succeeded"))
+    """The run succeeds while somebody waits, so late that who may not watch has given up."""
+    soon = threading.Timer(60, person.admin.set_conditions, (run, "Created", "Succeeded"))
     soon.start()
     done, gave_up = person.kctl("wait", run), person.kctl("wait", WAITS, "--timeout", "0s")
-    soon.join()
+    soon.cancel()
     return done.returncode == 0 and "succeeded" in done.stderr and WHY in gave_up.stderr, done.stderr
 
 
