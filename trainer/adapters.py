@@ -94,7 +94,7 @@ def _write_weights(model: nn.Module, state: Mapping[str, Tensor], temp: Path, tr
             return
         model.save_pretrained(temp, state_dict=dict(state))
     except SafetensorError as error:
-        raise RunsFolderError(f"{temp.parent}: {error}: free space on the runs volume and submit again") from None
+        raise RunsFolderError(f"{temp.parent}: {error}: make room there and submit again") from None
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, temp / name)

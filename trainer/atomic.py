@@ -62,21 +62,34 @@ def write_text(path: Path, text: str, guard: Guard | None = None) -> None:
 
 
 def replace_folder(temp: Path, final: Path, guard: Guard | None = None) -> None:
-    """Sync all of `temp`, then let it take the place of `final`, which may exist. RunsFolderError on failure."""
+    """Sync all of `temp`, then let it take the place of `final`, which may exist. RunsFolderError on failure.
+
+    Everybody may read its files: safetensors lets their owner alone, and the next pod may be another user.
+    """
+    try:
+        with named_errors(final):
+            _replace(temp, final, guard)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(temp)
+        raise
+
+
+def _replace(temp: Path, final: Path, guard: Guard | None) -> None:
     aside = final.with_name(f".{final.name}.old")
-    with named_errors(final):
-        for folder, _, names in os.walk(temp):
-            for name in names:
-                _sync_file(Path(folder, name))
-            _sync_folder(Path(folder))
-        if guard is not None:
-            guard()
-        if final.exists():
-            _remove(aside)
-            final.rename(aside)
-        temp.rename(final)
-        _sync_folder(final.parent)
+    for folder, _, names in os.walk(temp):
+        for name in names:
+            Path(folder, name).chmod(0o644)
+            _sync_file(Path(folder, name))
+        _sync_folder(Path(folder))
+    if guard is not None:
+        guard()
+    if final.exists():
         _remove(aside)
+        final.rename(aside)
+    temp.rename(final)
+    _sync_folder(final.parent)
+    _remove(aside)
 
 
 def heal(folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from trainer.atomic import Guard, replace_folder, write_json
+from trainer.atomic import Guard, named_errors, replace_folder, write_json
 from trainer.errors import CheckpointError, RunsFolderError
 from trainer.schema.contract import RunFolder
 
@@ -88,7 +88,8 @@ def publish(temp: Path, folder: RunFolder, progress: Progress, data: str, keep: 
     write_json(temp / STATE, {"progress": asdict(progress), "data": data, "files": files})
     replace_folder(temp, folder.checkpoint(progress.step), guard)
     for old in _by_step(folder)[:-keep]:
-        shutil.rmtree(old)
+        with named_errors(old):
+            shutil.rmtree(old)
 
 
 def read_progress(path: Path) -> tuple[Progress, str]:

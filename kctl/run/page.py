@@ -74,8 +74,8 @@ def next_command(view: RunView, flags: str) -> str:
 def _resume(view: RunView, flags: str) -> str:
     # A config that was edited since, or was given --set, names another run today: its bare name would start that one.
     if view.config and run_of_config(view.config) == view.run:
-        return f"kctl submit {view.config}{flags}   (resumes)"
-    return f"kctl submit CONFIG{flags} with the content and --set that named {view.run}   (resumes)"
+        return f"kctl submit {view.config}{flags} (resumes)"
+    return f"kctl submit CONFIG{flags} with the content and --set that named {view.run} (resumes)"
 
 
 def ended_well(view: RunView, flags: str) -> str:

@@ -155,3 +155,25 @@ def test_heal_finishes_what_a_killed_writer_began(tmp_path: Path, moment: str) -
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     shutil.rmtree(final)
     heal(tmp_path / "no such folder")
+
+
+def test_the_files_of_a_folder_can_be_read_by_the_next_pods_user(tmp_path: Path) -> None:
+    temp = temporary(tmp_path / "final")
+    (temp / "inner").mkdir(parents=True)
+    for path in (temp / "closed", temp / "inner" / "closed"):
+        path.touch(mode=0o600)
+    replace_folder(temp, tmp_path / "final")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "final").rglob("closed")} == {0o644}
+
+
+def test_what_may_not_be_published_is_removed(tmp_path: Path) -> None:
+    temp = temporary(tmp_path / "final")
+    temp.mkdir()
+    (temp / "file").touch()
+
+    def lost() -> None:
+        raise OwnershipLost("another pod owns this run now")
+
+    with pytest.raises(OwnershipLost):
+        replace_folder(temp, tmp_path / "final", lost)
+    assert list(tmp_path.iterdir()) == []
