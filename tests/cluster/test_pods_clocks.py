@@ -18,15 +18,15 @@ from tests.cluster.team import Team
 from tests.training.world import Done
 
 pytestmark = pytest.mark.timeout(600)
-LIBRARY = "libfaketimeMT.so.1"
+LIBRARIES = ("real_sleep.so", "libfaketimeMT.so.1")
 AGE = re.compile(r"\((\d+m)?\d+s ago\)")
 """Under an hour, and no minus sign."""
 
 
-def shifted(library: Path, hours: str) -> dict[str, str]:
-    """Environment of a program whose wall clock is off. Its monotonic clock is not: real ones are not either."""
+def shifted(folder: Path, by: str) -> dict[str, str]:
+    """Environment of a program whose wall clock is off. Its monotonic clock is not: a real one never is."""
     quiet = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
-    return {"LD_PRELOAD": str(library), "FAKETIME": hours, **quiet}
+    return {"LD_PRELOAD": " ".join(str(folder / name) for name in LIBRARIES), "FAKETIME": by, **quiet}
 
 
 @dataclass
@@ -39,14 +39,16 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def faketime(kubeconfig: str) -> Path:
-    """Debian's library that shifts a program's clock, unpacked beside the cluster."""
+    """The folder beside the cluster with the libraries that shift a program's clock, one of them Debian's."""
     folder = BIN.with_name("faketime")
-    found = list(folder.rglob(LIBRARY))
-    if not found:
+    if not all((folder / name).exists() for name in LIBRARIES):
         script = '. "$0/paths.sh"; . "$0/debian.sh"; unpack_packages "$1" libfaketime'
         subprocess.run(["bash", "-euc", script, HERE, folder], check=True)
-        found = list(folder.rglob(LIBRARY))
-    return found[0]
+        for path in folder.rglob(f"usr/**/{LIBRARIES[1]}"):
+            shutil.copy(path, folder)
+        compiler = ["gcc", "-shared", "-fPIC", "-o", folder / LIBRARIES[0], HERE / "real_sleep.c"]
+        subprocess.run(compiler, check=True)
+    return folder
 
 
 def kubeconfig_of_any_time(team: Team) -> Path:
@@ -60,12 +62,12 @@ def kubeconfig_of_any_time(team: Team) -> Path:
     return path
 
 
-def played(team: Team, library: Path, name: str, kctl_is: str, trainer_is: str) -> Scene:
+def played(team: Team, faketime: Path, name: str, kctl_is: str, trainer_is: str) -> Scene:
     """Everything typed with the one clock while the trainer has the other."""
-    team.profile(name, env=shifted(Path("/models") / LIBRARY, trainer_is))
+    team.profile(name, memory="2Gi", env=shifted(Path("/models"), trainer_is))
     run = team.config(name, profile=name, **LONG)
     scene = Scene(run)
-    wrong = {**shifted(library, kctl_is), "KUBECONFIG": str(kubeconfig_of_any_time(team))}
+    wrong = {**shifted(faketime, kctl_is), "KUBECONFIG": str(kubeconfig_of_any_time(team))}
 
     def typed(label: str, *argv: str) -> None:
         scene.done[label] = team.kctl(*argv, **wrong)
@@ -90,7 +92,8 @@ CLOCKS = {"ahead": ("+1h", "-1h"), "behind": ("-1h", "+1h")}
 
 @pytest.fixture(scope="module")
 def scenes(team: Team, faketime: Path) -> Iterator[dict[str, "Future[Scene]"]]:
-    shutil.copy(faketime, team.volumes["models"] / LIBRARY)
+    for name in LIBRARIES:
+        shutil.copy(faketime / name, team.volumes["models"])
     with ThreadPoolExecutor(len(CLOCKS)) as stage:
         yield {name: stage.submit(played, team, faketime, name, *clocks) for name, clocks in CLOCKS.items()}
 

@@ -80,6 +80,10 @@ def test_inside_a_cluster_no_context_is_named() -> None:
             SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"),
             "the certificate of https://10.0.0.1:6443",
         ),
+        (
+            SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate is not yet valid"),
+            "the certificate of https://10.0.0.1:6443 is not yet valid by this machine's clock (2",
+        ),
         (ReadTimeoutError(None, "", "Read timed out."), "(timed out)"),  # type: ignore[arg-type]
         (ConnectionRefusedError(111, "Connection refused"), "(connection refused)"),
         (OSError("password=hunter2"), "(OSError)"),

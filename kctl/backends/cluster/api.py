@@ -34,7 +34,10 @@ class Api:
 
     def __init__(self, connection: Connection) -> None:
         from kubernetes.client.rest import RESTClientObject
+        from urllib3 import disable_warnings
+        from urllib3.exceptions import InsecureRequestWarning
 
+        disable_warnings(InsecureRequestWarning)  # who wrote insecure-skip-tls-verify knows it
         self.connection = connection
         self._configuration = connection.configuration
         self._configuration.keep_alive = True

@@ -6,6 +6,7 @@ Status codes and urllib3's exceptions end here. Bodies are cut to 256 characters
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from kctl.errors import AlreadyExists, KctlError, NotFound, Refused, Unreachable
@@ -145,6 +146,13 @@ def _conflict(status: dict[str, Any], message: str, call: Call) -> Refused:
 def from_transport(error: Exception, call: Call) -> Unreachable:
     """The error for a request that got no answer: `error` is one of urllib3's, of ssl's or an OSError."""
     text = str(error)
+    dated = next((words for words in ("is not yet valid", "has expired") if words in text), "")
+    if "CERTIFICATE_VERIFY_FAILED" in text and dated:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Unreachable(
+            f"cannot {call.action}: the certificate of {call.host} {dated} "
+            f"by this machine's clock ({now}); set the clock if it is wrong, then: {call.kubectl('cluster-info')}"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return Unreachable(
             f"cannot {call.action}: the certificate of {call.host} is not signed for it by the authority in the "
