@@ -49,8 +49,12 @@ def find_config(argument: str) -> Path:
 
 
 def find_profile(name: str, config: Path | None) -> Path:
-    """The cluster profile `name`: clusters/ beside the config first, then where configs are looked up."""
-    beside = [config.parent] if config is not None else []
+    """The cluster profile `name`: clusters/ beside the config first, then where configs are looked up.
+
+    A shipped config says nothing of a cluster: a person's own profile of that name wins over the shipped one.
+    """
+    own = config is not None and config.parent.resolve() != shipped_configs().resolve()
+    beside = [config.parent] if config is not None and own else []
     return _find(name, [folder / "clusters" for folder in (*beside, *config_folders())], "cluster profile")
 
 

@@ -117,6 +117,12 @@ def test_profiles_beside_the_config_come_first_and_may_extend(folder: Path) -> N
     assert (profile.image, profile.cpu, profile.gpu, profile.volumes.runs.claim) == ("a/b:1", "2", None, "runs")
 
 
+def test_a_persons_own_profile_wins_over_the_shipped_one_for_a_shipped_config(folder: Path) -> None:
+    assert load("lora_di3", []).profile.image.startswith("registry.example.com/")
+    write(folder / "configs/clusters/default.yaml", "extends: cpu\nimage: a/b:1\ngpu: {model: H100}\n")
+    assert load("lora_di3", []).profile.image == "a/b:1"
+
+
 def test_merged_leaves_its_arguments_alone() -> None:
     below, above = {"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}, "d": None}
     assert merged(below, above) == {"a": {"b": 1, "c": [3]}, "d": None}
