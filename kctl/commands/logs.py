@@ -46,7 +46,7 @@ def logs(
     if not follow:
         say_what_it_waits_for(view, set())
     chosen = [one.name for one in view.pods if wanted.of_pod(one)]
-    if not chosen and (view.pods or not follow) and not previous and (rank is not None or pod is not None):
+    if not chosen and view.pods and not previous:
         raise UsageError(
             f"run {name} has no such pod now; it has: {', '.join(one.name for one in view.pods) or 'none'}"
         )
@@ -74,8 +74,9 @@ class Wanted:
     ranks_per_pod: int
 
     def of_node(self, node: int) -> bool:
-        """The ranks of a node are in its pod."""
-        return self.rank is None or node == self.rank // self.ranks_per_pod
+        """The ranks of a node are in its pod, whose name ends in its number."""
+        number = "" if self.pod is None else self.pod.rpartition("-")[2]
+        return (self.rank is None or node == self.rank // self.ranks_per_pod) and number in ("", str(node))
 
     def of_pod(self, pod: PodView) -> bool:
         """By its name, whole or without the run's."""

@@ -178,6 +178,7 @@ def test_following_and_waiting_outlive_the_api_server(team: Team, endless: str) 
 
 def test_logs_of_pods_that_are_gone(team: Team, cancelled: str) -> None:
     name = "attempt-01-node-{}"
+    team.until(lambda: not team.status(cancelled)["pods"], f"{cancelled} has no pods any more", 60)
     shown = team.ok("logs", cancelled)
     assert "its pods are gone; from the runs volume: attempt-01-node-0.log, attempt-01-node-1.log" in shown.err
     kept = _kept(team, cancelled, prefix=name)
