@@ -3,14 +3,11 @@
 It never ends by itself: the tests that need it alive come first, then it is cancelled, read, pulled, resumed, deleted.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +15,8 @@ import pytest
 import yaml
 
 from kctl.backends.cluster.backend import Cluster
-from tests.cluster.conftest import BIN, GIVEN, HERE, RUN
+from tests.cluster.conftest import GIVEN, HERE
+from tests.cluster.faults import dead_api_server
 from tests.cluster.relay import relayed
 from tests.cluster.team import UID, Team
 from trainer.schema.contract import MANIFEST, RunFolder
@@ -57,17 +55,6 @@ def _kept(team: Team, run: str, attempt: int = 1, prefix: str = "worker-{}") -> 
 
 def _of_node(out: str, node: int, prefix: str = "worker-{}") -> list[str]:
     return [line for line in out.splitlines() if line.startswith(f"{prefix.format(node)} | ")]
-
-
-@contextlib.contextmanager
-def _dead_api_server(seconds: float) -> Iterator[None]:
-    """Killed before the block; after it and `seconds` it is there again, at the same address."""
-    pid = int((RUN / "pid" / "kube-apiserver").read_text())
-    assert str(BIN / "kube-apiserver") in Path(f"/proc/{pid}/cmdline").read_text()
-    os.kill(pid, signal.SIGKILL)
-    yield
-    time.sleep(seconds)
-    subprocess.run([HERE / "up.sh"], check=True, capture_output=True, timeout=200)
 
 
 def test_a_webhook_that_does_not_answer(team: Team) -> None:
@@ -162,7 +149,7 @@ def test_following_and_waiting_outlive_the_api_server(team: Team, endless: str) 
         waited = pool.submit(team.kctl, "wait", endless)
         time.sleep(8)
         step = max(team.losses(endless))
-        with _dead_api_server(seconds=10):
+        with dead_api_server(seconds=10):
             pass
         assert not followed.done() and not waited.done()
         assert max(team.losses(endless)) > step, "nobody asked the API server to train"
@@ -247,7 +234,7 @@ def test_a_pull_outlives_the_api_server(team: Team, cancelled: str, big: int) ->
     with ThreadPoolExecutor() as pool:
         pulled = pool.submit(team.kctl, "pull", cancelled, "--to", "away")
         _until_there(part, big // 10)
-        with _dead_api_server(seconds=5):
+        with dead_api_server(seconds=5):
             assert part.stat().st_size < big, "it was not there yet"
         done = pulled.result()
     assert done.code == 0 and "sha256 checked" in done.err, done.err
