@@ -1,7 +1,9 @@
-"""What tests do to a run while it trains and to its pods, and how they read what became of it."""
+"""What tests do to a run while it trains, to its pods and to the API server, and how they read what became of it."""
 
+import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.conftest import BIN, RUN
 from tests.cluster.team import Team
 from tests.training.world import Done, frozen, send
 from trainer.schema.messages import parse_step_line
 
+UP = Path(__file__).with_name("up.sh")
 LONG: dict[str, Any] = {
     "epochs": 15,
     "evaluation": {"per_epoch": 1},
@@ -103,3 +107,16 @@ def resumed_from(lines: list[str]) -> int:
     """The checkpoint that an attempt says it goes on from."""
     (step,) = re.findall(r"^attempt \d+ of .*, newest checkpoint: step (\d+)$", "\n".join(lines), re.MULTILINE)
     return int(step)
+
+
+@contextmanager
+def dead_api_server(seconds: float) -> Iterator[None]:
+    """Killed before the block; after it and `seconds` it is there again, at the same address."""
+    pid = int((RUN / "pid" / "kube-apiserver").read_text())
+    assert str(BIN / "kube-apiserver") in Path(f"/proc/{pid}/cmdline").read_text()
+    os.kill(pid, signal.SIGKILL)
+    try:
+        yield
+        time.sleep(seconds)
+    finally:
+        subprocess.run([UP], check=True, capture_output=True, timeout=200)

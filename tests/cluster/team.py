@@ -123,6 +123,15 @@ class Team:
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{said[-6000:]}")
             time.sleep(0.2)
 
+    def until_step(self, run: str, step: int, seconds: float = 240.0) -> None:
+        """Return once the run has made `step` steps."""
+
+        def reached() -> bool:
+            metrics = self.folder(run).metrics
+            return metrics.exists() and max(self.losses(run), default=0) >= step
+
+        self.until(reached, f"{run} at step {step}", seconds)
+
     def until_checkpoint(self, run: str, step: int) -> None:
         """Return once a checkpoint of `step` or later is there."""
         folder = self.folder(run).checkpoints
