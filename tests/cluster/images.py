@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = os.environ.get("IMAGE", "localhost:5000/kctl")
+IMAGE = os.environ.get("IMAGE") or "localhost:5000/kctl"  # make exports an empty one
 """Tags kctl and trainer of this name are what is built and tested."""
 
 

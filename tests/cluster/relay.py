@@ -41,15 +41,21 @@ class Relay:
                 return
             far = socket.create_connection(self._target)
             self._open |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pass_on, args=(source, sink, source is far), daemon=True).start()
+            threading.Thread(target=self._connect, args=(near, far), daemon=True).start()
+
+    def _connect(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            forth = threading.Thread(target=self._pass_on, args=(near, far, False), daemon=True)
+            forth.start()
+            self._pass_on(far, near, True)
+            forth.join()
+            self._open -= {near, far}
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
         with suppress(OSError):
             while data := source.recv(2**16):
                 sink.sendall(data)
                 self.received += len(data) if back else 0
-        self._open -= {source}
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
