@@ -61,6 +61,8 @@ def launch(options: argparse.Namespace, tee: Tee, stop: Stop, command: Sequence[
     pod, config = read_pod(os.environ), config_path(options.config)
     stop.grace = pod.grace
     file = read_run_file(config)
+    # At once, whatever takes long below: kctl tells by it whether a log is whole (kctl/run/kept.py).
+    tee.say(f"run {file.run}, node {pod.node} of {pod.nodes}")
     folder = RunFolder(pod.runs / file.run)
     done = done_already(folder, file.run)
     if done is not None and not options.dry_run:

@@ -24,7 +24,20 @@ class RunFiles(Protocol):
         ...
 
 
-class Backend(Protocol):
+class LogSource(Protocol):
+    """Where log lines come from."""
+
+    def log_lines(
+        self, pod: str, follow: bool, since: str | None, tail: int | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends.
+
+        With tail only the last `tail` of the lines that are there, and what follows.
+        """
+        ...
+
+
+class Backend(LogSource, Protocol):
     """Errors are those of kctl.errors; nothing of a client library leaks."""
 
     @property
@@ -80,15 +93,6 @@ class Backend(Protocol):
 
     def watch_job(self, run: str, timeout: float) -> Iterator[Manifest | None]:
         """The job now and after every change, for at most `timeout` seconds; None once it is gone."""
-        ...
-
-    def log_lines(
-        self, pod: str, follow: bool, since: str | None, tail: int | None = None
-    ) -> Iterator[tuple[str, str]]:
-        """(RFC 3339 time, text) of every line since `since`; with follow until the container ends.
-
-        With tail only the last `tail` of the lines that are there, and what follows.
-        """
         ...
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:

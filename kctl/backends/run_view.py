@@ -29,6 +29,8 @@ class PodView:
     code: int | None
     message: Message
     reason: str
+    started: str
+    """When its container started (RFC 3339); empty where it has not."""
 
     @property
     def active(self) -> bool:
@@ -82,6 +84,7 @@ def pod_view(pod: Manifest) -> PodView:
         code=(state.get("terminated") or {}).get("exitCode"),
         message=parse_message(ended.get("message") or ""),
         reason=_reason(status, state, ended),
+        started=(state.get("running") or state.get("terminated") or {}).get("startedAt") or "",
     )
 
 

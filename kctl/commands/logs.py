@@ -1,6 +1,5 @@
 """kctl logs RUN: what all its pods print; where they are gone, the logs that the trainer kept on the volume."""
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from kctl.backends.run_view import PodView, RunView, pods_wanted, ranks_per_pod
 from kctl.errors import NotFound, UsageError
 from kctl.run.find import located, say_what_it_waits_for, view_of
 from kctl.run.follow import detachable, printed
+from kctl.run.kept import WholeLogs, kept_lines, kept_logs
 from kctl.run.logs import Begin, LogLine, follow_run, read_all, since_time
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from trainer.schema.messages import rank_of
-
-_LOG = re.compile(r"attempt-(\d+)-node-(\d+)\.log")
-"""RunFolder.log"""
 
 
 def logs(
@@ -58,7 +55,7 @@ def logs(
         elif follow and not view.settled:
             lines = follow_run(backend, name, wanted.of_pod, begin)
         else:
-            lines = read_all(backend, chosen, begin)
+            lines = read_all(WholeLogs(backend, name), chosen, begin)
         with console.Lines() as out:
             for line in filter(wanted.of_rank, lines):
                 out.write(printed(line, name, prefix, timestamps))
@@ -93,19 +90,14 @@ class Wanted:
 def _kept(backend: Backend, view: RunView, wanted: Wanted, previous: bool) -> Iterator[LogLine]:
     """The logs on the runs volume, without times: of all attempts, or of the one before the newest."""
     with backend.files(view.run) as files:
-        logs = {name: match for name in files.names("logs") if (match := _LOG.fullmatch(name))}
-        newest = max((int(match[1]) for match in logs.values()), default=0)
-        names = [name for name, match in logs.items() if wanted.of_node(int(match[2]))]
+        logs = kept_logs(files)
+        newest = max((attempt for attempt, _ in logs.values()), default=0)
+        names = [name for name, (_, node) in logs.items() if wanted.of_node(node)]
         if previous:
-            names = [name for name in names if int(logs[name][1]) == newest - 1]
+            names = [name for name in names if logs[name][0] == newest - 1]
         if not names:
             what = "no earlier attempt" if previous else "no pods and no logs on its volume yet"
             raise NotFound(f"run {view.run} has {what} ({view.phase}); see kctl status {view.run}")
         console.say(f"{'' if previous else 'its pods are gone; '}from the runs volume: {', '.join(names)}")
         for name in names:
-            rest = b""
-            for chunk in files.read(f"logs/{name}"):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from (LogLine(name.removesuffix(".log"), "", line.decode(errors="replace")) for line in lines)
-            if rest:
-                yield LogLine(name.removesuffix(".log"), "", rest.decode(errors="replace"))
+            yield from (LogLine(name.removesuffix(".log"), "", text) for text in kept_lines(files, name))

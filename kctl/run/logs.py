@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from kctl.backends.protocol import Backend
+from kctl.backends.protocol import Backend, LogSource
 from kctl.backends.run_view import PodView, RunView
 from kctl.backends.times import nanoseconds, sortable
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
 from kctl.run.find import look, say_what_it_waits_for
+from kctl.run.kept import WholeLogs
 from trainer.schema.messages import parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5
@@ -96,11 +97,11 @@ class Tail:
             yield LogLine(self.pod, stamp, text)
 
 
-def read_all(backend: Backend, pods: list[str], begin: Begin) -> Iterator[LogLine]:
+def read_all(source: LogSource, pods: list[str], begin: Begin) -> Iterator[LogLine]:
     """What is there now, pod after pod; those that come next are fetched meanwhile."""
 
     def of(pod: str) -> Iterator[LogLine]:
-        return Tail(pod, begin).fresh(backend.log_lines(pod, False, begin.since, begin.tail))
+        return Tail(pod, begin).fresh(source.log_lines(pod, False, begin.since, begin.tail))
 
     if len(pods) < 2:
         for pod in pods:
@@ -148,7 +149,7 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
     lines: queue.Queue[LogLine | KctlError] = queue.Queue(maxsize=10_000)
     over, give_up = threading.Event(), 0.0
     threads: dict[str, threading.Thread] = {}
-    trouble, said = Trouble(GIVE_UP_SECONDS), set[str]()
+    trouble, said, source = Trouble(GIVE_UP_SECONDS), set[str](), WholeLogs(backend, run)
     try:
         while True:
             job = _looked_at(backend, run, trouble)
@@ -157,7 +158,7 @@ def follow_run(backend: Backend, run: str, wanted: Callable[[PodView], bool], be
             settled = job is None or job.settled
             for pod in job.pods if job else ():
                 if wanted(pod) and pod.name not in threads:
-                    arguments = (backend, Tail(pod.name, begin), lines, over)
+                    arguments = (source, Tail(pod.name, begin), lines, over)
                     threads[pod.name] = threading.Thread(target=_follow_pod, args=arguments, daemon=True)
                     threads[pod.name].start()
             begin = replace(begin, tail=None)
@@ -196,13 +197,15 @@ def _arrived(lines: "queue.Queue[LogLine | KctlError]", deadline: float) -> Iter
         yield line
 
 
-def _follow_pod(backend: Backend, tail: Tail, lines: "queue.Queue[LogLine | KctlError]", over: threading.Event) -> None:
+def _follow_pod(
+    source: LogSource, tail: Tail, lines: "queue.Queue[LogLine | KctlError]", over: threading.Event
+) -> None:
     """Stream, and stream again from the last line, until the run is over; then once more for what is left."""
     failures, pause = 0, _POLL_SECONDS
     while True:
         last_round, pause = over.is_set(), min(2 * pause, _IDLE_SECONDS)
         try:
-            for line in tail.fresh(backend.log_lines(tail.pod, not last_round, tail.since, tail.tail)):
+            for line in tail.fresh(source.log_lines(tail.pod, not last_round, tail.since, tail.tail)):
                 failures, pause = 0, _POLL_SECONDS
                 lines.put(line)
         except NotFound:  # between two lives of the pod

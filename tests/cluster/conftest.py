@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +29,45 @@ GIVEN = os.environ.get("KUBECONFIG", "")
 """The user's own cluster, where one is given: then nothing is started or killed."""
 
 
+ALONE = (
+    "test_image",
+    "test_pods_demo",
+    "test_pods_pull",
+    "test_cluster_throughput",
+    "test_pods_api_faults",
+    "test_cluster_watching",
+    "test_cluster_lifecycle",
+)
+"""Modules that measure time, take the API server or the operator away, or end the cluster: nothing runs beside them."""
+Measured = Callable[[str], None]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What ends the cluster comes last."""
-    items.sort(key=lambda item: item.path.name == "test_cluster_lifecycle.py")
+    """What ends the cluster comes last. Of those not alone, runs in pods go beside the tests of everything else."""
+    order = {name: number for number, name in enumerate(ALONE)}
+    items.sort(key=lambda item: order.get(item.path.stem, -1))
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker(pytest.mark.alone)
+        # What waits for GPUs must not see those of another module; it trains nothing.
+        pods = item.path.stem.startswith("test_pods") and item.path.stem != "test_pods_pending"
+        item.add_marker(pytest.mark.xdist_group("pods" if pods else "cluster"))
+
+
+@pytest.fixture()
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Says a number with its unit and what it is of; printed after the tests, and in their report."""
+    return lambda text: record_property("measured", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests measured."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                for name, text in report.user_properties:
+                    terminalreporter.write_line(f"{name}: {text}")
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +185,8 @@ def team(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Team:
     """A namespace with filled claims, and a working directory with a profile for it."""
+    if not volumes:
+        pytest.skip("looks into the claims' folders; on a given cluster test_pods_anywhere.py has a run in pods")
     shutil.copytree(base_model / "dense", volumes["models"] / "dense")
     for name in ("train.jsonl", "held.jsonl"):
         shutil.copy(base_model / name, volumes["data"] / name)

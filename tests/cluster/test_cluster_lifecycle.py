@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import BIN, GIVEN, HERE, RUN
+from tests.cluster.conftest import BIN, GIVEN, HERE, RUN, Measured
 from tests.cluster.jobs import shell_job
 from tests.cluster.shell import Shell
 
@@ -66,10 +66,8 @@ def _kill_everything() -> None:
 
 
 def _script(name: str) -> str:
-    started = time.monotonic()
     done = subprocess.run([HERE / name], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    print(f"{name}: {time.monotonic() - started:.1f} s")
     return done.stdout.strip()
 
 
@@ -121,14 +119,16 @@ def test_up_completes_a_node_without_containerd(kubeconfig: str) -> None:
     _job_succeeds()
 
 
-def test_up_after_everything_was_killed(kubeconfig: str, kubectl_path: str) -> None:
+def test_up_after_everything_was_killed(kubeconfig: str, kubectl_path: str, measured: Measured) -> None:
     """The state is what it was; what ran in pods and had nobody left does not run beside what replaces it."""
     shell = Shell(kubeconfig, "default", kubectl_path)
     shell.kubectl("create", "configmap", "kept", "--from-literal=a=b")
     orphans = _containers()
     assert orphans
     _kill_everything()
+    begun = time.monotonic()
     _script("up.sh")
+    measured(f"up after kill -9 of everything: {time.monotonic() - begun:.0f} s")
     assert [pid for pid in orphans if pid in _containers()] == []
     assert shell.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "b"
     _job_succeeds()
@@ -142,12 +142,14 @@ def test_down_after_everything_was_killed(kubeconfig: str) -> None:
     _script("down.sh")
 
 
-def test_up_directly_after_down(kubeconfig: str) -> None:
+def test_up_directly_after_down(kubeconfig: str, measured: Measured) -> None:
     _script("up.sh")
-    containers = _containers()
+    containers, begun = _containers(), time.monotonic()
     _script("down.sh")
+    down = time.monotonic() - begun
     _assert_nothing_left(containers)
     _script("up.sh")
+    measured(f"down {down:.0f} s, up {time.monotonic() - begun - down:.0f} s")
     _job_succeeds()
 
 

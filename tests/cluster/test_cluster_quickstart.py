@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.inputs import prepare
-from tests.cluster.conftest import GIVEN, RUN
+from tests.cluster.conftest import GIVEN, RUN, Measured
 from tests.cluster.shell import ROOT, Shell
 from tests.cluster.volumes import folders_as_volumes
 from trainer.adapters import verify_adapter
@@ -55,7 +55,7 @@ def claims(kubeconfig: str, kubectl_path: str) -> Iterator[Shell]:
         administrator.kubectl("delete", "-k", str(ROOT / "k8s" / "base"), "--ignore-not-found", "--timeout=50s")
 
 
-def test_quickstart(checkout: Path, claims: Shell, registry: str, trainer_image: str) -> None:
+def test_quickstart(checkout: Path, claims: Shell, registry: str, trainer_image: str, measured: Measured) -> None:
     secret = " --secret id=pip,src=/etc/pip.conf" if Path("/etc/pip.conf").exists() else ""
     ours = {"BUILDER": "buildah", "BUILD_FLAGS": BUILD_FLAGS + secret, "PUSH_FLAGS": "--tls-verify=false"}
     environment = {
@@ -77,7 +77,7 @@ def test_quickstart(checkout: Path, claims: Shell, registry: str, trainer_image:
     )
     said = done.stdout[-6000:]
     assert done.returncode == 0, said + claims.kubectl("get", "pods,events", check=False)
-    print(f"README's quickstart: {time.monotonic() - begun:.0f} s")
+    measured(f"README's quickstart: {time.monotonic() - begun:.0f} s")
     assert "step=2/2" in done.stdout and "sha256 checked" in done.stdout, said
     (adapter,) = (checkout / "adapters").iterdir()
     verify_adapter(adapter)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import BIN, GIVEN
+from tests.cluster.conftest import BIN, GIVEN, Measured
 from tests.cluster.jobs import shell_job
 from tests.cluster.shell import Shell
 
@@ -59,7 +59,9 @@ def _lines_per_second(shell: Shell, *command: str) -> float:
 
 
 @pytest.mark.skipif(bool(GIVEN), reason="stern is built for the cluster of this machine")
-def test_logs_are_read_as_fast_as_by_stern_and_kubectl(shell: Shell, talked: str, stern: str) -> None:
+def test_logs_are_read_as_fast_as_by_stern_and_kubectl(
+    shell: Shell, talked: str, stern: str, measured: Measured
+) -> None:
     kubectl = [shell.kubectl_path, "-n", shell.namespace, "logs", "-l", SELECTOR, "--tail=-1", "--prefix"]
     tools: dict[str, list[str]] = {
         "kctl": [sys.executable, "-m", "kctl", "logs", talked, "-n", shell.namespace],
@@ -71,12 +73,12 @@ def test_logs_are_read_as_fast_as_by_stern_and_kubectl(shell: Shell, talked: str
         for name, command in tools.items():
             measured[name].append(_lines_per_second(shell, *command))
     rates = {name: statistics.median(found) for name, found in measured.items()}
-    print("logs of 4 pods, lines a second:", ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
+    measured("logs of 4 pods, lines a second: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
     # kctl starts slower than they do, and the machine is noisy: its own work must not become the limit.
     assert rates["kctl"] >= 0.6 * max(rates["stern"], rates["kubectl"])
 
 
-def test_commands_answer_in_time(shell: Shell, talked: str) -> None:
+def test_commands_answer_in_time(shell: Shell, talked: str, measured: Measured) -> None:
     """Best of three, as a person sees it: the whole process."""
 
     def best(act: Callable[[], "subprocess.CompletedProcess[str]"]) -> float:
@@ -96,5 +98,5 @@ def test_commands_answer_in_time(shell: Shell, talked: str) -> None:
     seeds = iter(range(100, 103))
     submit = best(lambda: kctl("submit", "demo", "--set", f"train.seed={next(seeds)}"))
     status = best(lambda: kctl("status", talked))
-    print(f"submit {submit:.2f} s, status {status:.2f} s")
+    measured(f"submit {submit:.2f} s, status {status:.2f} s")
     assert submit <= 1.5 and status <= 1.0

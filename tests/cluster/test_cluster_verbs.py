@@ -80,18 +80,6 @@ def test_an_ended_run_is_deleted_and_created(
     assert shell.kubectl("get", "pytorchjob", run, "-o", "jsonpath={.spec.runPolicy.suspend}") == "false"
 
 
-def test_two_submits_at_the_same_moment(shell: Shell, request: pytest.FixtureRequest) -> None:
-    command = [KCTL, "submit", *_config(request), "-n", shell.namespace]
-    both = [
-        subprocess.Popen(command, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = ["".join(one.communicate(timeout=60)) for one in both]
-    assert [one.returncode for one in both] == [0, 0], outputs
-    assert sum(" created" in text for text in outputs) == 1
-    assert sum("already active" in text for text in outputs) == 1
-
-
 def test_status_and_list_follow_the_conditions(shell: Shell, run: str) -> None:
     def phase() -> str:
         return str(json.loads(_kctl(shell, 0, "status", run, "-o", "json")[0])["phase"])
@@ -131,16 +119,6 @@ def test_wait_for_a_run_that_is_deleted_meanwhile(shell: Shell, run: str) -> Non
     assert waiting.returncode == 4 and run in said
 
 
-def test_cancel(shell: Shell, run: str) -> None:
-    stdout, said = _kctl(shell, 0, "cancel", run)
-    assert f"{run} cancelled" in stdout and "submit" in said
-    live = json.loads(shell.kubectl("get", "pytorchjob", run, "-o", "json"))
-    assert live["spec"]["runPolicy"]["suspend"] is True and live["metadata"]["annotations"]["kctl.dev/cancelled"]
-    assert _kctl(shell, 0, "cancel", run)[0] == "", "a second cancel writes nothing"
-    _, said = _kctl(shell, 3, "wait", run)
-    assert "was cancelled" in said
-
-
 def test_a_run_applied_from_git_is_found_like_a_submitted_one(shell: Shell, request: pytest.FixtureRequest) -> None:
     rendered = shell.kctl("render", *_config(request), "-n", shell.namespace)
     shell.kubectl("apply", "-f", "-", stdin=rendered.stdout)
@@ -149,9 +127,6 @@ def test_a_run_applied_from_git_is_found_like_a_submitted_one(shell: Shell, requ
     assert run in _kctl(shell, 0, "list", "-o", "name")[0]
     assert run in _kctl(shell, 0, "status", run)[0]
     assert "already active" in _kctl(shell, 0, "submit", *_config(request))[1]
-    _kctl(shell, 0, "cancel", run)
-    shell.kubectl("apply", "-f", "-", stdin=rendered.stdout)
-    assert json.loads(_kctl(shell, 0, "status", run, "-o", "json")[0])["phase"] == "Cancelled"
 
 
 def test_a_server_dry_run_creates_nothing(shell: Shell, request: pytest.FixtureRequest) -> None:
@@ -194,13 +169,3 @@ def test_a_user_without_rights(shell: Shell, tmp_path: Path) -> None:
     assert done.returncode == 6
     assert f"nobody has no right to get pytorchjobs.kubeflow.org in namespace {shell.namespace}" in done.stderr
     assert "auth can-i get pytorchjobs.kubeflow.org" in done.stderr
-
-
-def test_times(shell: Shell, run: str) -> None:
-    """Printed, not asserted tightly: these machines are shared."""
-    for arguments in (("status", run), ("list",), ("submit", "demo", "--dry-run=server")):
-        started = time.monotonic()
-        _kctl(shell, 0, *arguments)
-        took = time.monotonic() - started
-        print(f"kctl {arguments[0]}: {took:.2f} s")
-        assert took < 5

@@ -1,12 +1,8 @@
 """Watching a job through changes, deletion, and the death of the API server."""
 
 import json
-import os
-import signal
-import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +10,10 @@ from kctl.backends.cluster.backend import Cluster
 from kctl.backends.cluster.errors import Gone
 from kctl.backends.cluster.watch import events
 from kctl.manifest import Manifest
-from tests.cluster.conftest import BIN, GIVEN
+from tests.cluster.conftest import GIVEN
+from tests.cluster.faults import dead_api_server
 from tests.cluster.jobs import job
 from tests.cluster.shell import Shell
-
-UP = Path(__file__).with_name("up.sh")
 
 
 def _types(seen: Manifest | None) -> list[str]:
@@ -65,15 +60,12 @@ def test_survives_the_death_of_the_api_server(cluster: Cluster, shell: Shell) ->
     cluster.create([job("tough-11111111")])
     watch = cluster.watch_job("tough-11111111", 120)
     next(watch)
-    pid = int((BIN.parent / "run" / "pid" / "kube-apiserver").read_text())
-    assert str(BIN / "kube-apiserver") in Path(f"/proc/{pid}/cmdline").read_text()
 
     def restart() -> None:
-        time.sleep(3)
-        subprocess.run([UP], check=True, capture_output=True, timeout=120)
+        with dead_api_server(seconds=3):
+            pass
         shell.set_conditions("tough-11111111", "Created", "Running", "Succeeded")
 
-    os.kill(pid, signal.SIGKILL)
     restarting = threading.Thread(target=restart)
     restarting.start()
     for seen in watch:

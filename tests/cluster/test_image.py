@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.cluster.conftest import Measured
 from tests.cluster.images import IMAGE, ROOT, Container, build, inspect, master
 from tests.training.tiny import tiny_dense
 from tests.training.world import World, make_world
@@ -132,14 +133,14 @@ def _train(world: World) -> float:
     return first
 
 
-def test_a_run_starts_in_time_and_ends_with_an_adapter(world: World) -> None:
+def test_a_run_starts_in_time_and_ends_with_an_adapter(world: World, measured: Measured) -> None:
     world.config("start", max_steps=2)
     times: list[float] = []
     while not times or (times[-1] > START_SECONDS and len(times) < 4):  # again where the machine had other things to do
         times.append(_train(world))
         assert (world.folder("start").adapter / "MANIFEST.json").is_file()
         shutil.rmtree(world.folder("start").root)
-    print(f"\ncontainer start to rank 0's first line: {', '.join(f'{seconds:.1f}' for seconds in times)} s")
+    measured(f"container start to rank 0's first line: {', '.join(f'{seconds:.1f}' for seconds in times)} s")
     assert times[-1] <= START_SECONDS
 
 

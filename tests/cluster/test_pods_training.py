@@ -6,18 +6,19 @@ import time
 import pytest
 import yaml
 
+from tests.cluster.conftest import Measured
 from tests.cluster.team import Team
 from trainer.adapters import verify_adapter
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_one_node_from_submit_to_the_adapter(team: Team) -> None:
+def test_one_node_from_submit_to_the_adapter(team: Team, measured: Measured) -> None:
     run = team.config("one", ranks=2, epochs=2, evaluation={"per_epoch": 1})
     begun = time.monotonic()
     followed = team.kctl("submit", "one", "--follow")
     assert followed.code == 0, followed.err
-    print(f"submit to Succeeded: {time.monotonic() - begun:.0f} s")
+    measured(f"submit to Succeeded: {time.monotonic() - begun:.0f} s")
     assert "torch " in followed.out and f"step={team.result(run)['steps']}/" in followed.out
     kept = team.folder(run).log(1, 0).read_text().splitlines()
     created, *lines = followed.out.splitlines()

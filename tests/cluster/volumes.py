@@ -30,7 +30,7 @@ def volume(name: str, shell: Shell, path: Path) -> dict[str, Any]:
     here = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}
     spec = {
         "capacity": {"storage": "1Ti"},  # a local volume keeps nobody to it
-        "accessModes": ["ReadWriteMany"],
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
         "storageClassName": "",
         "persistentVolumeReclaimPolicy": "Retain",
         "claimRef": {"namespace": shell.namespace, "name": name},

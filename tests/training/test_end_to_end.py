@@ -41,7 +41,7 @@ def test_the_run_succeeds_and_its_log_says_what_it_did(stories: Stories) -> None
     assert f"run {run} succeeded; kctl pull {run} --local" in done.err
     said = [line for line in done.out.splitlines() if line]
     assert said[0] == f"pytorchjob.kubeflow.org/{run} created"
-    assert f"attempt 1 of {run}, newest checkpoint: none" in said[1]
+    assert said[1:3] == [f"run {run}, node 0 of 1", f"attempt 1 of {run}, newest checkpoint: none"]
     versions = next(index for index, line in enumerate(said) if line.startswith("torch "))
     assert re.match(r"torch \S+ transformers \S+ peft \S+ deepspeed \S+; 2 ranks on cpu; packed rows", said[versions])
     assert re.match(r"trained 14,848 beside 9,785,728 .*attention 7,168, mlp 7,680", said[versions + 1])

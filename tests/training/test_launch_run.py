@@ -69,7 +69,7 @@ def test_success_is_on_record_and_done_stays_done(world: World) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], env=again, cwd=ROOT, capture_output=True, text=True, check=True
     )
-    said, loaded = done.stdout.splitlines()
+    _, said, loaded = done.stdout.splitlines()
     assert f"{world.file.run} has succeeded already; nothing to do: kctl pull {world.file.run}" in said
     assert loaded.startswith("0 [") and "'trainer.launch'" in loaded
     assert not any(f"'{name}'" in loaded for name in ("torch", "transformers", "trainer.dataset", "tokenizers"))
