@@ -75,6 +75,15 @@ def reading(team: Team, *argv: str, **environment: str) -> Iterator["Future[Done
         yield reader.submit(team.kctl, *argv, **environment)
 
 
+def until_there(path: Path, size: int) -> float:
+    """Return once the file has grown to `size` bytes: when that was."""
+    end = time.monotonic() + 60
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < end, f"{path} does not grow to {size} bytes"
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 def newest(team: Team, run: str) -> int:
     """Step of the newest checkpoint."""
     return max((int(path.name[5:]) for path in team.folder(run).checkpoints.glob("step-*")), default=0)

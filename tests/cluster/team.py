@@ -3,7 +3,9 @@
 kctl is driven as a person drives it; what its pods left is read from the folders that are the claims.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import Any
 from kctl.config.run_config import load
 from tests.cluster.shell import Shell
 from tests.training.world import BASE, Done, ended, overlaid
-from trainer.schema.contract import RunFolder
+from trainer.schema.contract import MANIFEST, RunFolder
 
 UID = 1000
 """Of the profile's run_as: who owns what the claims hold."""
@@ -98,6 +100,14 @@ class Team:
         """The loss of each step in metrics.jsonl."""
         records = [json.loads(line) for line in self.folder(run).metrics.read_text().splitlines()]
         return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+    def enlarge(self, run: str, size: int) -> None:
+        """Lay a file `big.bin` of so many random bytes into the run's adapter, as if the run had written it."""
+        adapter, content = self.folder(run).adapter, os.urandom(size)
+        (adapter / "big.bin").write_bytes(content)
+        manifest = json.loads((adapter / MANIFEST).read_bytes())
+        manifest["files"]["big.bin"] = {"size": size, "sha256": hashlib.sha256(content).hexdigest()}
+        (adapter / MANIFEST).write_text(json.dumps(manifest))
 
     def pids(self, pod: str, *parts: str) -> list[int]:
         """Processes of this machine that are in the pod's container, those with all `parts` in their command line."""

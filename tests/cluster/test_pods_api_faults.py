@@ -3,20 +3,18 @@
 It never ends by itself: the tests that need it alive come first, then it is cancelled, read, pulled, resumed, deleted.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import yaml
 
 from kctl.backends.cluster.backend import Cluster
 from tests.cluster.conftest import GIVEN, Measured
-from tests.cluster.faults import UP, dead_api_server
+from tests.cluster.faults import UP, dead_api_server, until_there
 from tests.cluster.relay import relayed
 from tests.cluster.team import UID, Team
 from trainer.schema.contract import MANIFEST, RunFolder
@@ -189,19 +187,8 @@ def test_first_byte_of_a_pull(team: Team, cluster: Cluster, cancelled: str, meas
 @pytest.fixture(scope="module")
 def big(team: Team, cancelled: str) -> int:
     """The run's adapter with a file in it that takes a while; its size."""
-    adapter, content = team.folder(cancelled).adapter, os.urandom(192 * MIB)
-    (adapter / "big.bin").write_bytes(content)
-    manifest = json.loads((adapter / MANIFEST).read_bytes())
-    manifest["files"]["big.bin"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (adapter / MANIFEST).write_text(json.dumps(manifest))
-    return len(content)
-
-
-def _until_there(part: Path, size: int) -> None:
-    end = time.monotonic() + 60
-    while not part.exists() or part.stat().st_size < size:
-        assert time.monotonic() < end, f"{part} does not grow to {size} bytes"
-        time.sleep(0.005)
+    team.enlarge(cancelled, 192 * MIB)
+    return 192 * MIB
 
 
 def _is_whole(team: Team, run: str, to: str) -> None:
@@ -218,7 +205,7 @@ def test_a_cut_pull_reads_at_most_a_chunk_again(team: Team, cancelled: str, big:
         environment = {"KUBECONFIG": str(team.root / "relay.kubeconfig")}
         pulled = pool.submit(team.kctl, "pull", cancelled, "--to", "cut", **environment)
         for cut in range(cuts):
-            _until_there(part, (1 + cut) * big // (cuts + 2))
+            until_there(part, (1 + cut) * big // (cuts + 2))
             relay.cut()
         done = pulled.result()
     assert done.code == 0 and "sha256 checked" in done.err, done.err
@@ -234,7 +221,7 @@ def test_a_pull_outlives_the_api_server(team: Team, cancelled: str, big: int) ->
     part = team.root / "away" / f".{cancelled}.part" / "big.bin"
     with ThreadPoolExecutor() as pool:
         pulled = pool.submit(team.kctl, "pull", cancelled, "--to", "away")
-        _until_there(part, big // 10)
+        until_there(part, big // 10)
         with dead_api_server(seconds=5):
             assert part.stat().st_size < big, "it was not there yet"
         done = pulled.result()

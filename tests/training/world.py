@@ -49,9 +49,9 @@ class Done:
     err: str
 
 
-def ended(process: "subprocess.Popen[str]") -> Done:
+def ended(process: "subprocess.Popen[str]", seconds: float = 400.0) -> Done:
     """What a command came to, once it has ended."""
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=seconds)
     return Done(process.returncode, out, err)
 
 
