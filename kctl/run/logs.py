@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from kctl.backends.protocol import Backend, LogSource
@@ -101,7 +102,8 @@ def read_all(source: LogSource, pods: list[str], begin: Begin) -> Iterator[LogLi
     """What is there now, pod after pod; those that come next are fetched meanwhile."""
 
     def of(pod: str) -> Iterator[LogLine]:
-        return Tail(pod, begin).fresh(source.log_lines(pod, False, begin.since, begin.tail))
+        # One stream repeats nothing, so that there is no tail to keep.
+        return itertools.starmap(partial(LogLine, pod), source.log_lines(pod, False, begin.since, begin.tail))
 
     if len(pods) < 2:
         for pod in pods:

@@ -9,7 +9,7 @@ import pytest
 from demo.compare import MIN_FALL, read_losses
 from demo.inputs import DATA, MODEL, prepare
 from kctl.config.run_config import load
-from tests.cluster.conftest import GIVEN
+from tests.cluster.conftest import GIVEN, Measured
 from tests.cluster.shell import ROOT
 from tests.cluster.team import Team
 from tests.cluster.volumes import NODE
@@ -49,7 +49,7 @@ def _beside(team: Team) -> float:
     return float(node["cpu"]["usageCoreNanoSeconds"] - pods["cpu"]["usageCoreNanoSeconds"]) / 1e9
 
 
-def test_from_submit_to_an_adapter_that_learnt(team: Team, demo: str) -> None:
+def test_from_submit_to_an_adapter_that_learnt(team: Team, demo: str, measured: Measured) -> None:
     begun, beside = time.monotonic(), _beside(team)
     followed = ended(team.start("submit", "demo", "--follow"), WAIT_SECONDS)
     took = time.monotonic() - begun
@@ -65,7 +65,7 @@ def test_from_submit_to_an_adapter_that_learnt(team: Team, demo: str) -> None:
     verify_adapter(team.root / pulled.out.strip())
     losses = read_losses(team.folder(demo).root)
     told = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in losses.items())
-    print(
+    measured(
         f"the demo in a pod: submit to Succeeded {took:.0f} s, {lost:.0f} s of both cores for others; held out: {told}"
     )
     assert all(after < before for before, after in losses.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import GIVEN
+from tests.cluster.conftest import GIVEN, Measured
 from tests.cluster.faults import until_there
 from tests.cluster.relay import Link, Relay, relayed
 from tests.cluster.team import Team
@@ -49,7 +49,7 @@ def _echo_then_send(server: socket.socket, count: int) -> None:
         connection.sendall(bytes(count))
 
 
-def test_the_relay_is_the_link_that_it_says() -> None:
+def test_the_relay_is_the_link_that_it_says(measured: Measured) -> None:
     count = 24 * 2**20
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_echo_then_send, args=(server, count), daemon=True).start()
@@ -66,14 +66,14 @@ def test_the_relay_is_the_link_that_it_says() -> None:
         relay.close()
     handshake, answer = moments[1] - moments[0], moments[2] - moments[1]
     rate = (got - 2**14) / (moments[-1] - moments[2])
-    print(
+    measured(
         f"plain TCP through the relay: {rate * 8 / 1e6:.1f} Mbit/s, first answer {handshake:.3f} s, then {answer:.3f} s"
     )
     assert got == count and 0.97 < rate / LINK.bytes_per_second < 1.01
     assert 0.2 <= handshake < 0.25 and 0.1 <= answer < 0.15, "a handshake and an answer; an answer"
 
 
-def test_a_slow_link_is_used_up(team: Team, run: str) -> None:
+def test_a_slow_link_is_used_up(team: Team, run: str, measured: Measured) -> None:
     part = team.root / "slow" / f".{run}.part" / "big.bin"
     with relayed(team.shell, LINK) as (_, kubeconfig), ThreadPoolExecutor() as pool:
         (team.root / "slow.kubeconfig").write_text(kubeconfig)
@@ -86,7 +86,7 @@ def test_a_slow_link_is_used_up(team: Team, run: str) -> None:
         whole = time.monotonic() - begun
     assert done.code == 0 and "sha256 checked" in done.err, done.err
     share = (SIZE - there) / (last - first) / LINK.bytes_per_second
-    print(
+    measured(
         f"{SIZE / 2**20:.0f} MiB over 100 Mbit/s and 50 ms each way: {share:.1%} of the link from the first byte to "
         f"the last, {SIZE / whole / LINK.bytes_per_second:.1%} with start, the other files and sha256 ({whole:.1f} s)"
     )
@@ -104,7 +104,7 @@ def _seconds(act: Callable[[], object], folder: Path) -> float:
     return took
 
 
-def test_a_pull_is_faster_than_kubectl_cp(team: Team, run: str) -> None:
+def test_a_pull_is_faster_than_kubectl_cp(team: Team, run: str, measured: Measured) -> None:
     """In turn, since the machine's speed drifts; kctl's sha256 counts."""
     remote, copied = f"{run}-reader:{RUNS_MOUNT}/{run}/adapter", team.root / "copied"
     took: dict[str, list[float]] = {"kctl pull": [], "kubectl cp": []}
@@ -114,5 +114,5 @@ def test_a_pull_is_faster_than_kubectl_cp(team: Team, run: str) -> None:
     medians = {tool: statistics.median(each) for tool, each in took.items()}
     for tool, each in took.items():
         rate = SIZE / medians[tool] / 1e6
-        print(f"{tool}: {medians[tool]:.2f} s of {', '.join(f'{one:.2f}' for one in each)}, {rate:.0f} MB/s")
+        measured(f"{tool}: {medians[tool]:.2f} s of {', '.join(f'{one:.2f}' for one in each)}, {rate:.0f} MB/s")
     assert medians["kctl pull"] < medians["kubectl cp"]

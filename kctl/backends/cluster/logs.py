@@ -42,7 +42,7 @@ class Given:
         self._given: dict[str, list[tuple[str, str]]] = {"": []}
         self._moments: dict[str, datetime] = {}
         self._repeated: Counter[tuple[str, str]] = Counter()
-        self._second, self._stamp = "", ""
+        self._second, self._begins, self._stamp = "", "", ""
         self._of_second = self._given[""]
 
     def reconnected(self) -> None:
@@ -54,35 +54,47 @@ class Given:
         """True once a line was given out."""
         return bool(self._stamp)
 
-    def take(self, line: str) -> tuple[str, str] | None:
-        """(time, text) of a line as the server sends it; None where it was given out before."""
+    def take(self, lines: list[str]) -> list[tuple[str, str]]:
+        """(time, text) of the lines that the server sends next, without those given out before."""
+        taken = []
+        for line in lines:
+            stamp, _, text = line.partition(" ")
+            # Nearly every line is of the second of the one before it: for these a look at the stamp is enough.
+            if stamp[:20] == self._begins and stamp[-1:] == "Z" and stamp[20:-1].isdecimal():
+                self._stamp = stamp
+            else:
+                text = self._parsed(line)
+            stamped = (self._stamp, text)
+            if not self._was_given(stamped):
+                self._of_second.append(stamped)
+                taken.append(stamped)
+        return taken
+
+    def _parsed(self, line: str) -> str:
+        """The text of any line; its time, where it has one, is the newest from now on."""
         match = _STAMPED.fullmatch(line)
         if match is None:
-            # The server's own words, not the container's: they belong where they come.
-            stamped = (self._stamp, line)
-        else:
-            self._stamp, second, zone, text = match.groups()
-            stamped = (self._stamp, text)
-            if second + zone != self._second:
-                self._enter(second + zone)
-        if self._before_the_first():
-            return None
+            return line  # the server's own words, not the container's: they belong where they come
+        self._stamp, second, zone, text = match.groups()
+        if second + zone != self._second:
+            self._enter(second + zone)
+        return text
+
+    def _was_given(self, stamped: tuple[str, str]) -> bool:
+        if self.tail is not None and self._stamp:
+            moment = nanoseconds(self._stamp)
+            self._first = moment if self._first is None else self._first
+            if moment < self._first:
+                return True
         if self._repeated and self._repeated[stamped] > 0:
             self._repeated[stamped] -= 1
-            return None
-        self._of_second.append(stamped)
-        return stamped
-
-    def _before_the_first(self) -> bool:
-        if self.tail is None or not self._stamp:
-            return False
-        moment = nanoseconds(self._stamp)
-        self._first = moment if self._first is None else self._first
-        return moment < self._first
+            return True
+        return False
 
     def _enter(self, second: str) -> None:
         """A line of another second came: where it is the newest one, forget what lies too far back."""
         self._second, self._of_second = second, self._given.setdefault(second, [])
+        self._begins = second[:-1] + "." if second.endswith("Z") else ""
         moment = self._moments[second] = datetime.fromisoformat(second).astimezone(UTC)
         start = max(self._moments.values()) - timedelta(seconds=OVERLAP_SECONDS)
         if self._floor is None or start > self._floor:
@@ -92,15 +104,17 @@ class Given:
             self._given.pop(old, None)
 
 
-def decoded_lines(chunks: Iterator[bytes]) -> Iterator[str]:
-    """Lines of a byte stream that is cut anywhere; invalid UTF-8 becomes U+FFFD; a last line needs no newline."""
+def decoded_lines(chunks: Iterator[bytes]) -> Iterator[list[str]]:
+    """Lines of a byte stream that is cut anywhere, as they come; invalid UTF-8 becomes U+FFFD; a last line needs no
+    newline.
+    """
     decoder, rest = codecs.getincrementaldecoder("utf-8")("replace"), ""
     for chunk in chunks:
         *lines, rest = (rest + decoder.decode(chunk)).split("\n")
-        yield from lines
+        yield lines
     rest += decoder.decode(b"", final=True)
     if rest:
-        yield rest
+        yield [rest]
 
 
 def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple[str, str]]:
@@ -116,9 +130,9 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
             return
         try:
             if state != "waiting":
-                for stamped in _one_connection(api, pod_path, follow and state == "running", given):
+                for taken in _one_connection(api, pod_path, follow and state == "running", given):
                     trouble.over()
-                    yield stamped
+                    yield from taken
             if state == "ended" or not follow:
                 return
             # The server closed the log: the container may have ended, or only the connection.
@@ -130,7 +144,7 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
             trouble.again(error)
 
 
-def _one_connection(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple[str, str]]:
+def _one_connection(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[list[tuple[str, str]]]:
     query = {"container": CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
     if given.since is not None:
         query["sinceTime"] = given.since
@@ -138,10 +152,10 @@ def _one_connection(api: Api, pod_path: str, follow: bool, given: Given) -> Iter
         query["tailLines"] = str(given.tail)
     given.reconnected()
     action = f"read the log of pod {pod_path.rpartition('/')[2]}"
-    for line in decoded_lines(api.stream(action, f"{pod_path}/log", query, SILENCE_SECONDS)):
-        stamped = given.take(line)
-        if stamped is not None:
-            yield stamped
+    for block in decoded_lines(api.stream(action, f"{pod_path}/log", query, SILENCE_SECONDS)):
+        taken = given.take(block)
+        if taken:
+            yield taken
 
 
 def _state_now(api: Api, pod_path: str) -> str:
