@@ -69,8 +69,8 @@ def test_the_relay_is_the_link_that_it_says(measured: Measured) -> None:
     measured(
         f"plain TCP through the relay: {rate * 8 / 1e6:.1f} Mbit/s, first answer {handshake:.3f} s, then {answer:.3f} s"
     )
-    assert got == count and 0.97 < rate / LINK.bytes_per_second < 1.01
-    assert 0.2 <= handshake < 0.25 and 0.1 <= answer < 0.15, "a handshake and an answer; an answer"
+    assert got == count and 0.96 < rate / LINK.bytes_per_second < 1.01
+    assert 0.2 <= handshake < 0.3 and 0.1 <= answer < 0.2, "a handshake and an answer; an answer"
 
 
 def test_a_slow_link_is_used_up(team: Team, run: str, measured: Measured) -> None:
