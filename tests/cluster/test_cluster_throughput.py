@@ -68,11 +68,11 @@ def test_logs_are_read_as_fast_as_by_stern_and_kubectl(
         "stern": [stern, "-n", shell.namespace, "-l", SELECTOR, "--no-follow", "--tail=-1", "--color=never"],
         "kubectl": [*kubectl, f"--max-log-requests={PODS}"],
     }
-    measured: dict[str, list[float]] = {name: [] for name in tools}
+    all_rounds: dict[str, list[float]] = {name: [] for name in tools}
     for _ in range(ROUNDS):  # in turn, since the machine's speed drifts
         for name, command in tools.items():
-            measured[name].append(_lines_per_second(shell, *command))
-    rates = {name: statistics.median(found) for name, found in measured.items()}
+            all_rounds[name].append(_lines_per_second(shell, *command))
+    rates = {name: statistics.median(found) for name, found in all_rounds.items()}
     measured("logs of 4 pods, lines a second: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
     # kctl starts slower than they do, and the machine is noisy: its own work must not become the limit.
     assert rates["kctl"] >= 0.6 * max(rates["stern"], rates["kubectl"])
