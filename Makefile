@@ -60,10 +60,7 @@ test-cluster: $(READY) ## Tests on a real Kubernetes with the real operator; KUB
 	$(call part,the cluster (10 minutes the first time),[ -n "$${KUBECONFIG:-}" ] || tests/cluster/up.sh >/dev/null)
 	$(call part,evaluators of Argo CD and Flux (4 minutes the first time),tests/cluster/evaluators/build.sh)
 	$(call part,both images (6 minutes the first time),[ -n "$${KUBECONFIG:-}" ] || tests/cluster/image.sh >/dev/null)
-	@status=0; \
-	PHASE=together $(BIN)/python -m pytest tests/cluster -m "not alone" -n 2 --dist loadgroup || status=$$?; \
-	PHASE=alone $(BIN)/python -m pytest tests/cluster -m alone || status=$$?; \
-	exit $$status
+	@tests/cluster_tier.sh
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import contracts, lengths

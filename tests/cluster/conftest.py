@@ -42,7 +42,6 @@ ALONE = (
 Measured = Callable[[str], None]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What ends the cluster comes last. Of those not alone, runs in pods go beside the tests of everything else."""
     order = {name: number for number, name in enumerate(ALONE)}
@@ -51,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.stem in ALONE:
             item.add_marker(pytest.mark.alone)
         # What waits for GPUs must not see those of another module; it trains nothing.
-        pods = item.path.stem.startswith("test_pods") and item.path.stem != "test_pods_pending"
-        item.add_marker(pytest.mark.xdist_group("pods" if pods else "cluster"))
+        elif item.path.stem.startswith("test_pods") and item.path.stem != "test_pods_pending":
+            item.add_marker(pytest.mark.pods)
 
 
 @pytest.fixture()
