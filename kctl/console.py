@@ -17,8 +17,6 @@ from kctl.errors import UsageError
 
 SHOWN_SECONDS = 0.02
 """A line of a log may wait so long for others to be written with it."""
-_TOGETHER = 100
-"""Lines that are encoded and written at once: one by one that took a quarter of a log's time."""
 
 
 def data(text: str) -> None:
@@ -35,8 +33,6 @@ class Lines:
         out: Any = sys.stdout.buffer  # with PYTHONUNBUFFERED there is no buffer in it
         self._own = io.BufferedWriter(out, 1 << 16) if isinstance(out, io.RawIOBase) else None
         self._out: BinaryIO = self._own or out
-        self._waiting: list[str] = []
-        self._one_writes = threading.Lock()
         self._unseen, self._over = threading.Event(), False
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -49,24 +45,15 @@ class Lines:
         self._over = True
         self._unseen.set()
         self._thread.join()
-        self._write_waiting()
         self._out.flush()
         if self._own is not None:
             self._own.detach()
 
     def write(self, text: str) -> None:
         """One line. BrokenPipeError where nobody reads any more."""
-        self._waiting.append(text)
-        if len(self._waiting) >= _TOGETHER:
-            self._write_waiting()
+        self._out.write(text.encode("utf-8", "backslashreplace") + b"\n")
         if not self._unseen.is_set():
             self._unseen.set()
-
-    def _write_waiting(self) -> None:
-        with self._one_writes:
-            block = self._waiting[:]
-            del self._waiting[: len(block)]  # others may have been appended since
-            self._out.write("".join(f"{text}\n" for text in block).encode("utf-8", "backslashreplace"))
 
     def _show(self) -> None:
         with contextlib.suppress(OSError):  # the writer meets it, too
@@ -74,7 +61,6 @@ class Lines:
                 self._unseen.wait()
                 time.sleep(SHOWN_SECONDS)
                 self._unseen.clear()
-                self._write_waiting()
                 self._out.flush()
 
 
