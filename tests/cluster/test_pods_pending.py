@@ -162,7 +162,7 @@ def test_gpus_that_the_node_does_not_have_yet(team: Team, cluster: Cluster, requ
     request.getfixturevalue("gpus")
     waited = team.kctl("wait", run)
     assert waited.code == 3 and "Qwen3-30B-A3B-Instruct-2507" in waited.err and "(code 2)" in waited.err, waited.err
-    assert f"next: kctl logs {run}; then kctl submit lora_di3" in waited.err
+    assert f"next: kctl logs {run}; then kctl submit lora-di3 (resumes)" in waited.err
     limits = "jsonpath={.spec.containers[0].resources.limits.nvidia\\.com/gpu}"
     assert team.shell.kubectl("get", "pod", f"{run}-master-0", "-o", limits) == "8"
     assert "Qwen3-30B-A3B-Instruct-2507" in team.ok("logs", run).out
