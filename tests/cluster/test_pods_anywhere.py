@@ -16,13 +16,15 @@ from trainer.adapters import verify_adapter
 pytestmark = pytest.mark.timeout(900)
 
 
-def _fill(shell: Shell, image: str, base_model: Path) -> None:
+def _fill(team: Team, base_model: Path) -> None:
     """Models and data onto the claims, by the pod that README's quickstart takes."""
+    shell = team.shell
     loader = yaml.safe_load((ROOT / "k8s" / "loader.yaml").read_text())
     loader["metadata"]["namespace"] = shell.namespace
-    loader["spec"]["containers"][0]["image"] = image
+    loader["spec"]["containers"][0]["image"] = team.image
     shell.kubectl("create", "-f", "-", stdin=yaml.safe_dump(loader))
-    shell.kubectl("wait", "--for=condition=Ready", "pod/loader", "--timeout=50s")
+    phase = ("get", "pod", "loader", "-o", "jsonpath={.status.phase}")
+    team.until(lambda: shell.kubectl(*phase) == "Running", "the image is pulled, the loader runs", 600)
     for claim, name in (("models", "dense"), ("data", "train.jsonl"), ("data", "held.jsonl")):
         packed = subprocess.run(["tar", "-C", base_model, "-c", name], capture_output=True, check=True).stdout
         unpack = [shell.kubectl_path, "-n", shell.namespace, "exec", "-i", "loader", "--", "tar", "-xmC", f"/{claim}"]
@@ -35,8 +37,8 @@ def test_from_empty_claims_to_the_adapter(
 ) -> None:
     storage = contextlib.nullcontext() if GIVEN else folders_as_volumes(restricted, RUN / "volumes")
     with storage, claims_of_the_default_class(restricted):
-        _fill(restricted, trainer_image, base_model)
         team = Team(restricted, tmp_path, {}, trainer_image)
+        _fill(team, base_model)
         team.profile()
         run = team.config("anywhere", epochs=1)
         followed = team.ok("submit", "anywhere", "--follow")
