@@ -84,14 +84,17 @@ class WholeLogs:
 
     def _before(self, pod: str, node: int, head: list[str]) -> Iterator[Stamped]:
         """The lines of the node's newest attempt up to `head`; where they cannot be read, why, and no lines."""
+        told = False
         try:
             with self._backend.files(self._run) as files:
                 names = [name for name, (_, of_node) in kept_logs(files).items() if of_node == node]
-                if names:
-                    console.say(
-                        f"the kubelet of {pod} has only the end of its log; the beginning is from the runs volume"
-                    )
-                    yield from (("", text) for text in up_to(kept_lines(files, names[-1]), head))
+                for text in up_to(kept_lines(files, names[-1]), head) if names else ():
+                    if not told:
+                        console.say(
+                            f"the kubelet of {pod} has only the end of its log; the beginning is from the runs volume"
+                        )
+                        told = True
+                    yield "", text
         except KctlError as error:
             console.say(f"the log of {pod} begins late: its kubelet has rotated it, and the runs volume: {error}")
 

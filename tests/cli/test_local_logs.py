@@ -11,6 +11,7 @@ from kctl.backends.local.backend import Local
 from kctl.backends.run_view import PodView
 from kctl.backends.times import nanoseconds
 from kctl.errors import NotFound
+from kctl.run.kept import WholeLogs
 from kctl.run.logs import Begin, follow_run, read_all, with_progress
 from tests.cli.local_jobs import manifests, until, view
 
@@ -104,3 +105,26 @@ def test_progress_comes_from_the_newest_step_line(backend: Local) -> None:
     while (now := with_progress(backend, view(backend, RUN))).step != 20 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (now.step, now.steps, now.loss, now.eta_s) == (20, 100, 2.8, 5400.0)
+
+
+@pytest.mark.parametrize("printed", [200, 50, 0])
+def test_a_log_that_begins_late(
+    backend: Local, printed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slow to start, all its lines are there; of a longer log the first are on the volume alone, or all so far."""
+    monkeypatch.setattr("kctl.run.kept.LATE_SECONDS", 0.5)
+    code = (
+        "import os, pathlib, time; lines = [f'line {number}' for number in range(200)]\n"
+        f"folder = pathlib.Path(os.environ['TRAINER_RUNS'], '{RUN}', 'logs'); folder.mkdir(parents=True)\n"
+        "(folder / 'attempt-01-node-0.log').write_text('\\n'.join(lines))\n"
+        f"time.sleep(2.5); print('\\n'.join(lines[{200 - printed}:]), flush=True); time.sleep(60)"
+    )
+    backend.create(manifests(RUN, code))
+    pod, end = f"{RUN}-master-0", time.monotonic() + 30
+    time.sleep(2.5)
+    while sum(bool(text) for _, text in backend.log_lines(pod, False, None)) < printed:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    read = [line.text for line in read_all(WholeLogs(backend, RUN), [pod], Begin()) if line.text]
+    assert read == [f"line {number}" for number in range(200)]
+    assert ("has only the end of its log" in capsys.readouterr().err) == (printed < 200)

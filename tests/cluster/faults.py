@@ -58,8 +58,13 @@ def held(team: Team, run: str, *pods: str, step: int = FIRST) -> Iterator[list[i
 
 def until_told(team: Team, pod: str) -> None:
     """Return once the pod's launcher knows that it has to stop."""
-    tmp = Path(f"/proc/{launcher(team, pod)}/root/tmp")
+    tmp = tmp_of(team, pod)
     team.until(lambda: list(tmp.glob("kctl-*/stop")), f"{pod} is told to stop")
+
+
+def tmp_of(team: Team, pod: str) -> Path:
+    """/tmp as the pod's launcher sees it."""
+    return Path(f"/proc/{launcher(team, pod)}/root/tmp")
 
 
 def kill(*pids: int) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -23,6 +22,7 @@ from tests.cluster.faults import (
     resumed_from,
     shown,
     steps,
+    tmp_of,
     until_told,
 )
 from tests.cluster.team import Team
@@ -84,8 +84,7 @@ def evicted_by_the_kubelet(team: Team) -> Scene:
     pod = master(run)
     with reading(team, "submit", "greedy", "--follow") as followed, held(team, run, pod):
         uid = uid_of(team, pod)
-        tmp = Path(f"/proc/{launcher(team, pod)}/root/tmp")
-        (tmp / "too-much").write_bytes(bytes((LIMIT_MIB + 32) << 20))
+        (tmp_of(team, pod) / "too-much").write_bytes(bytes((LIMIT_MIB + 32) << 20))
         team.until(lambda: uid_of(team, pod) != uid, "the kubelet evicts the pod")
     return Scene(run, followed.result())
 
