@@ -67,10 +67,14 @@ def test_zones_and_lines_without_a_stamp() -> None:
     tail.reconnected()
     assert tail.take(["2026-11-24T00:15:06.5+01:00 one"]) == [("2026-11-24T00:15:06.5+01:00", "one")]
     assert tail.since == "2026-11-23T23:15:04Z"
-    assert tail.take(["unable to retrieve container logs"]) == [
-        ("2026-11-24T00:15:06.5+01:00", "unable to retrieve container logs")
-    ]
+    assert tail.take(["failed to watch file"]) == [("2026-11-24T00:15:06.5+01:00", "failed to watch file")]
     assert tail.take(["2026-11-24T00:15:07Z"]) == [("2026-11-24T00:15:07Z", "")]
+
+
+def test_the_log_of_a_container_that_is_gone_is_empty() -> None:
+    assert Given(None).take(["unable to retrieve container logs for containerd://89a591a3c9f8"]) == []
+    said = "2026-11-23T23:15:06.5Z unable to retrieve container logs for containerd://89a591a3c9f8"
+    assert Given(None).take([said]) == [tuple(said.split(" ", 1))], "the container's own line"
 
 
 def test_memory_is_bounded_by_seconds() -> None:

@@ -24,6 +24,8 @@ OVERLAP_SECONDS = 2
 """A reconnect asks again for this much: stdout and stderr are stamped by two writers, not in order."""
 PAUSE_SECONDS = 0.5
 """Between looks at a container that has not started or whose log was closed."""
+GONE = "unable to retrieve container logs for "
+"""A kubelet's answer, as if the container had said it, where it has removed the container, e.g. of an evicted pod."""
 
 _STAMPED = re.compile(r"((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)) ?(.*)", re.DOTALL)
 
@@ -62,6 +64,8 @@ class Given:
             # Nearly every line is of the second of the one before it: for these a look at the stamp is enough.
             if stamp[:20] == self._begins and stamp[-1:] == "Z" and stamp[20:-1].isdecimal():
                 self._stamp = stamp
+            elif line.startswith(GONE):
+                continue
             else:
                 text = self._parsed(line)
             stamped = (self._stamp, text)
