@@ -11,9 +11,9 @@ phase() { # phase NAME MARKS
   PHASE=$1 .venv/bin/python -m pytest tests/cluster -m "$2"
 }
 
-trap 'kill -INT -- -$pods 2>/dev/null && wait "$pods"; rm -f "$output"' EXIT
 phase pods pods >"$output" 2>&1 &
 pods=$!
+trap 'kill -INT -- -$pods 2>/dev/null && wait "$pods"; rm -f "$output"' EXIT
 phase beside "not pods and not alone" || failed=1
 wait "$pods" || failed=1
 cat "$output"

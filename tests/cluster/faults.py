@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.conftest import BIN, RUN
+from tests.cluster.conftest import BIN, HERE, RUN
 from tests.cluster.team import Team
 from tests.training.world import Done, frozen, send
 from trainer.schema.messages import parse_step_line
 
-UP = Path(__file__).with_name("up.sh")
+UP = HERE / "up.sh"
 LONG: dict[str, Any] = {
     "epochs": 15,
     "evaluation": {"per_epoch": 1},
