@@ -65,6 +65,17 @@ class Shell:
             said = self.kubectl("get", "pytorchjob", job, "-o", "jsonpath={.status}") + self.kubectl("get", "events")
             raise AssertionError(f"{job} is not {condition}: {said}")
 
+    def wait_until_counted(self, quota: str) -> None:
+        """Until the cluster has counted all that the quota limits: before, nothing of it can be made."""
+        deadline = time.monotonic() + 90
+        while True:
+            found = json.loads(self.kubectl("get", "resourcequota", quota, "-o", "json"))
+            missing = found["spec"]["hard"].keys() - found.get("status", {}).get("used", {}).keys()
+            if not missing:
+                return
+            assert time.monotonic() < deadline, f"after 90 s quota {quota} does not count {sorted(missing)}"
+            time.sleep(0.3)
+
     def set_conditions(self, job: str, *conditions: str, message: str = "", days_ago: float = 0) -> None:
         """Write the job's status as the operator would: the named conditions True, one after the other."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days_ago * 86400))

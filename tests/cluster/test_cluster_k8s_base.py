@@ -45,6 +45,7 @@ def team(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
     """The objects of base/team, applied in the module's namespace."""
     objects = built(shell, K8S / "base" / "team", shell.namespace, tmp_path_factory.mktemp("team"))
     apply(shell, objects)
+    shell.wait_until_counted("team")
     return objects
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from kctl.backends.cluster.backend import Cluster
+from kctl.backends.cluster.errors import Uncounted
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
 from tests.cluster.jobs import config_map, job
 from tests.cluster.shell import Shell
@@ -155,6 +156,27 @@ def test_a_missing_right_is_named(kubeconfig_with: Any, shell: Shell) -> None:
         reader.suspend("denied-11111111", {})
     with pytest.raises(Refused, match=r"no right to delete pytorchjobs\.kubeflow\.org"):
         reader.delete("there-11111111", 5)
+
+
+def test_a_quota_that_is_not_counted_yet(shell: Shell, cluster: Cluster) -> None:
+    """As in a quota's first moments: nothing was made, so the same request is sent again until somebody counted."""
+    metadata = {"name": "young", "namespace": shell.namespace}
+    counted = "count/pytorchjobs.kubeflow.org"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {counted: "9"}}}
+    shell.kubectl("create", "-f", "-", stdin=json.dumps(quota))
+    try:
+        shell.wait_until_counted("young")
+        forgotten = json.dumps({"status": {"used": None}})
+        shell.kubectl("patch", "resourcequota", "young", "--subresource=status", "--type=merge", "-p", forgotten)
+        with pytest.raises(Uncounted, match=r"status unknown for quota: young.*run it again"):
+            cluster.create([job("early-11111111")])
+        changed = json.dumps({"spec": {"hard": {counted: "8"}}})  # whoever counts looks again at a new limit
+        later = threading.Timer(1.5, shell.kubectl, ("patch", "resourcequota", "young", "--type=merge", "-p", changed))
+        later.start()
+        cluster.create([job("early-11111111")])
+        later.join()
+    finally:
+        shell.kubectl("delete", "resourcequota", "young")
 
 
 def test_a_namespace_that_is_missing(cluster: Cluster) -> None:

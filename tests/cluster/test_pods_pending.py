@@ -99,7 +99,7 @@ def test_a_quota_that_is_too_small(team: Team, cluster: Cluster) -> None:
     metadata = {"name": "small"}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
     with _made(team.shell, quota):
-        team.shell.kubectl("wait", "--for=jsonpath={.status.hard.pods}=0", "resourcequota/small", "--timeout=30s")
+        team.shell.wait_until_counted("small")
         team.ok("submit", "quota")
         _pending(team, cluster, run, "exceeded quota: small")
         assert _pods(team.shell, run) == ""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.exceptions import ReadTimeoutError, SSLError
 
-from kctl.backends.cluster.errors import BODY_LIMIT, Busy, Call, cut, from_status, from_transport
+from kctl.backends.cluster.errors import BODY_LIMIT, Busy, Call, Uncounted, cut, from_status, from_transport
 from kctl.errors import AlreadyExists, KctlError, NotFound, Refused, Unreachable
 
 CALL = Call("create PyTorchJob demo-1a2b3c4d", "prod", "https://10.0.0.1:6443", "/apis/kubeflow.org/v1/x")
@@ -24,6 +24,10 @@ FORBIDDEN = (
 )
 SUBRESOURCE = 'pods "x" is forbidden: User "ann" cannot get resource "pods/log" in API group "" in the namespace "ml"'
 BY_ROLE = FORBIDDEN + ': RBAC: role.rbac.authorization.k8s.io "gone" not found'
+UNCOUNTED = (
+    'pytorchjobs.kubeflow.org "x" is forbidden: status unknown for quota: team, resources: '
+    "count/pytorchjobs.kubeflow.org"
+)
 WEBHOOK = 'Internal error occurred: failed calling webhook "validator.pytorchjob.training-operator": connection refused'
 
 
@@ -36,6 +40,7 @@ WEBHOOK = 'Internal error occurred: failed calling webhook "validator.pytorchjob
         (403, _status(BY_ROLE), Refused, ["auth can-i create pytorchjobs.kubeflow.org -n ml"]),
         (403, _status(SUBRESOURCE), Refused, ["ann has no right to get pods/log", "get pods --subresource=log -n ml"]),
         (403, _status("exceeded quota: gpus, requested: 8, used: 4, limited: 8"), Refused, ["exceeded quota: gpus"]),
+        (403, _status(UNCOUNTED), Uncounted, ["unknown for quota: team", "run it again", "describe resourcequota"]),
         (404, b"404 page not found\n", Refused, ["the training operator is not installed", "get crd pytorchjobs"]),
         (404, _status('namespaces "m" not found'), NotFound, ["there is no namespace m", "get namespaces"]),
         (404, _status('pytorchjobs "r" not found', details={"name": "r"}), NotFound, ['"r" not found', "kctl list"]),

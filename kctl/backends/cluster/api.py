@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from kctl.backends.cluster.errors import Busy, Call, from_status, from_transport
+from kctl.backends.cluster.errors import Busy, Call, Uncounted, from_status, from_transport
 from kctl.backends.cluster.kubeconfig import Connection
 from kctl.errors import Unreachable
 from kctl.manifest import Manifest
@@ -60,8 +60,9 @@ class Api:
         return retried(lambda left: self._json("GET", call, query, None, min(CONNECT_SECONDS, left)))
 
     def post(self, action: str, path: str, body: Manifest, query: Query | None = None) -> Manifest:
-        """POST, never repeated: whether it arrived is not known, and the caller compares."""
-        return self._json("POST", self.call(action, path), query, body)
+        """POST, repeated only where nothing was made for sure: else the caller compares what is there."""
+        call = self.call(action, path)
+        return retried(lambda _: self._json("POST", call, query, body), Uncounted)
 
     def merge_patch(self, action: str, path: str, body: Manifest, query: Query | None = None) -> Manifest:
         """PATCH as JSON merge patch, never repeated."""
@@ -149,13 +150,13 @@ class Api:
             self._ahead = parsedate_to_datetime(date).astimezone(UTC) - datetime.now(UTC)
 
 
-def retried(attempt: Callable[[float], Answer], seconds: float = RETRY_SECONDS) -> Answer:
-    """attempt(seconds left), again after every Unreachable until `seconds` are over; then its last error."""
-    deadline, pause = time.monotonic() + seconds, 0.25
+def retried(attempt: Callable[[float], Answer], after: type[Unreachable] = Unreachable) -> Answer:
+    """attempt(seconds left), again `after` such an error until RETRY_SECONDS are over; then its last error."""
+    deadline, pause = time.monotonic() + RETRY_SECONDS, 0.25
     while True:
         try:
             return attempt(max(0.5, deadline - time.monotonic()))
-        except Unreachable as error:
+        except after as error:
             asked = error.retry_after if isinstance(error, Busy) else 0.0
             wait = min(LONGEST_PAUSE, max(pause, asked))
             if time.monotonic() + wait >= deadline:

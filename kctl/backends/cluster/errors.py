@@ -29,6 +29,10 @@ class Busy(Unreachable):
     retry_after: float = 0.0
 
 
+class Uncounted(Busy):
+    """403: nothing was made, since a quota's objects are not counted yet: it, or what it counts, is seconds old."""
+
+
 class Gone(Refused):
     """410: the server has forgotten the version that a watch wanted to go on from."""
 
@@ -70,6 +74,11 @@ def from_status(code: int, body: bytes, call: Call, retry_after: str | None = No
         return Refused(
             f"cannot {call.action}: an admission webhook does not answer: {cut(message)}; "
             f"look with: {call.kubectl('get validatingwebhookconfigurations')}"
+        )
+    if code == 403 and "status unknown for quota" in message:
+        return Uncounted(
+            f"cannot {call.action}: {cut(message)}; the cluster counts a new quota within half a minute: "
+            f"run it again, or look with: {call.kubectl('describe resourcequota')}"
         )
     if code == 403:
         return _forbidden(message, call)
