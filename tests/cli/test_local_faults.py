@@ -149,7 +149,8 @@ def test_of_many_creates_at_once_one_wins(backend: Local, existing: bool) -> Non
 
 def test_the_run_outlives_the_terminals_session(backend: Local) -> None:
     code = (
-        "import sys, json, pathlib, time\nfrom kctl.backends.local.backend import Local\n"
+        "import sys, json, pathlib, signal, time\nfrom kctl.backends.local.backend import Local\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored\n"
         "root, objects = json.loads(sys.stdin.readline())\nLocal(pathlib.Path(root)).create(objects)\n"
         "print('ok', flush=True); time.sleep(60)"
     )
