@@ -6,6 +6,7 @@ kctl is driven as a person drives it; what its pods left is read from the folder
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ class Team:
         return load(str(path), []).config.run
 
     def start(self, *argv: str, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
-        """`kctl ARGV` in the working directory."""
+        """`kctl ARGV` in the working directory, as in a terminal: Ctrl-C reaches it also where it ignores the tests."""
         return subprocess.Popen(
             [*prefix, sys.executable, "-m", "kctl", *argv],
             cwd=self.root,
@@ -68,6 +69,7 @@ class Team:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def kctl(self, *argv: str, prefix: tuple[str, ...] = (), **environment: str) -> Done:
