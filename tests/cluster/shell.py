@@ -58,10 +58,13 @@ class Shell:
         self.kubectl("delete", "pods,services", "-l", f"training.kubeflow.org/job-name={job}", "--grace-period=1")
         self.kubectl("patch", "pytorchjob", job, "--subresource=status", "--type=merge", "-p", '{"status": null}')
 
-    def wait_for(self, job: str, condition: str, seconds: int = 50) -> None:
-        """Until the operator says so of the job; on failure with what it and the pods say."""
-        wait = ("wait", f"--for=condition={condition}", f"pytorchjob/{job}", f"--timeout={seconds}s")
-        if "met" not in self.kubectl(*wait, check=False):
+    def wait_for(self, job: str, condition: str) -> None:
+        """Until the operator says so of the job; on failure with what it and the pods say.
+
+        The node pulls one image at a time, and a run's own takes minutes: a small one may have to wait for it.
+        """
+        wait = ("wait", f"--for=condition={condition}", f"pytorchjob/{job}", "--timeout=50s")
+        if not any("met" in self.kubectl(*wait, check=False) for _ in range(4)):
             said = self.kubectl("get", "pytorchjob", job, "-o", "jsonpath={.status}") + self.kubectl("get", "events")
             raise AssertionError(f"{job} is not {condition}: {said}")
 
