@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,9 +72,18 @@ def test_zones_and_lines_without_a_stamp() -> None:
     assert tail.take(["2026-11-24T00:15:07Z"]) == [("2026-11-24T00:15:07Z", "")]
 
 
-def test_the_log_of_a_container_that_is_gone_is_empty() -> None:
-    assert Given(None).take(["unable to retrieve container logs for containerd://89a591a3c9f8"]) == []
-    said = "2026-11-23T23:15:06.5Z unable to retrieve container logs for containerd://89a591a3c9f8"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "unable to retrieve container logs for containerd://89a591a3c9f8",
+        'rpc error: code = NotFound desc = an error occurred when try to find container "3490e98f32a0": not found',
+        'failed to try resolving symlinks in path "/var/log/pods/a/pytorch/0.log": no such file or directory',
+    ],
+)
+def test_a_container_that_is_gone_says_nothing(words: str) -> None:
+    """Words of kubelets that had removed it before, or while, its log was read."""
+    assert Given(None).take([words]) == []
+    said = f"2026-11-23T23:15:06.5Z {words}"
     assert Given(None).take([said]) == [tuple(said.split(" ", 1))], "the container's own line"
 
 

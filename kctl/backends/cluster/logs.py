@@ -24,8 +24,9 @@ OVERLAP_SECONDS = 2
 """A reconnect asks again for this much: stdout and stderr are stamped by two writers, not in order."""
 PAUSE_SECONDS = 0.5
 """Between looks at a container that has not started or whose log was closed."""
-GONE = "unable to retrieve container logs for "
-"""A kubelet's answer, as if the container had said it, where it has removed the container, e.g. of an evicted pod."""
+GONE = ("unable to retrieve container logs for ", "rpc error: code = NotFound ", "failed to try resolving symlinks in ")
+"""What a kubelet says, as if the container had, where it has removed the container meanwhile, e.g. of an evicted pod.
+The words are its own, its runtime's and its file system's; unlike the container's they have no time."""
 
 _STAMPED = re.compile(r"((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)) ?(.*)", re.DOTALL)
 
