@@ -1,10 +1,12 @@
 """kubectl and kctl as a person runs them, and the operator's part where it is played by a test."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,24 @@ class Shell:
         if not any("met" in self.kubectl(*wait, check=False) for _ in range(4)):
             said = self.kubectl("get", "pytorchjob", job, "-o", "jsonpath={.status}") + self.kubectl("get", "events")
             raise AssertionError(f"{job} is not {condition}: {said}")
+
+    @contextlib.contextmanager
+    def made(self, *objects: dict[str, Any]) -> Iterator[None]:
+        """Objects that are there inside the block."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        self.kubectl("create", "-f", "-", stdin=text)
+        try:
+            yield
+        finally:
+            self.kubectl("delete", "-f", "-", "--wait=false", stdin=text)
+
+    @contextlib.contextmanager
+    def quota(self, name: str, hard: dict[str, str]) -> Iterator[None]:
+        """A ResourceQuota that is at work inside the block."""
+        spec = {"hard": hard}
+        with self.made({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": spec}):
+            self.wait_until_counted(name)
+            yield
 
     def wait_until_counted(self, quota: str) -> None:
         """Until the cluster has counted all that the quota limits: before, nothing of it can be made."""

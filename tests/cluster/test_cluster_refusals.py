@@ -160,12 +160,8 @@ def test_a_missing_right_is_named(kubeconfig_with: Any, shell: Shell) -> None:
 
 def test_a_quota_that_is_not_counted_yet(shell: Shell, cluster: Cluster) -> None:
     """As in a quota's first moments: nothing was made, so the same request is sent again until somebody counted."""
-    metadata = {"name": "young", "namespace": shell.namespace}
     counted = "count/pytorchjobs.kubeflow.org"
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {counted: "9"}}}
-    shell.kubectl("create", "-f", "-", stdin=json.dumps(quota))
-    try:
-        shell.wait_until_counted("young")
+    with shell.quota("young", {counted: "9"}):
         forgotten = json.dumps({"status": {"used": None}})
         shell.kubectl("patch", "resourcequota", "young", "--subresource=status", "--type=merge", "-p", forgotten)
         with pytest.raises(Uncounted, match=r"status unknown for quota: young.*run it again"):
@@ -175,8 +171,6 @@ def test_a_quota_that_is_not_counted_yet(shell: Shell, cluster: Cluster) -> None
         later.start()
         cluster.create([job("early-11111111")])
         later.join()
-    finally:
-        shell.kubectl("delete", "resourcequota", "young")
 
 
 def test_a_namespace_that_is_missing(cluster: Cluster) -> None:

@@ -3,12 +3,10 @@
 No rank is started here: a pod that runs at last finds its data missing, which its launcher says in a second.
 """
 
-import contextlib
 import json
 import re
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,15 +19,6 @@ from tests.training.world import Done, ended
 
 pytestmark = pytest.mark.timeout(900)
 MISSING = {"path": "absent.jsonl"}
-
-
-@contextlib.contextmanager
-def _made(shell: Shell, *objects: dict[str, object]) -> Iterator[None]:
-    """Objects that are there inside the block."""
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    shell.kubectl("create", "-f", "-", stdin=text)
-    yield
-    shell.kubectl("delete", "-f", "-", "--wait=false", stdin=text)
 
 
 def _pending(team: Team, cluster: Cluster, run: str, *words: str) -> None:
@@ -87,19 +76,16 @@ def test_a_claim_that_does_not_exist_and_then_does_not_bind(team: Team, cluster:
     _pending(team, cluster, run, 'persistentvolumeclaim "later" not found')
     folder = team.volumes["data"].with_name("later")
     folder.mkdir()
-    with _made(shell, claim("later", "ReadWriteMany", bound_to("later", shell))):
+    with shell.made(claim("later", "ReadWriteMany", bound_to("later", shell))):
         _pending(team, cluster, run, "unbound immediate PersistentVolumeClaims")
-        with _made(shell, volume("later", shell, folder)):
+        with shell.made(volume("later", shell, folder)):
             _ends_at_its_data(team.kctl("wait", run))
 
 
 def test_a_quota_that_is_too_small(team: Team, cluster: Cluster) -> None:
     """Without a pod to ask, the operator's own event has to tell."""
     run = team.config("quota", data=MISSING)
-    metadata = {"name": "small"}
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
-    with _made(team.shell, quota):
-        team.shell.wait_until_counted("small")
+    with team.shell.quota("small", {"pods": "0"}):
         team.ok("submit", "quota")
         _pending(team, cluster, run, "exceeded quota: small")
         assert _pods(team.shell, run) == ""
