@@ -34,10 +34,14 @@ def test_one_node_succeeds_and_writes_its_volume(shell: Shell, busybox: str, vol
 
 
 def test_two_workers_find_each_other_by_name_and_both_must_succeed(shell: Shell, busybox: str) -> None:
-    """No init container, no elasticPolicy: worker 1 talks to worker 0, which outlives it."""
+    """No init container, no elasticPolicy: worker 1 talks to worker 0, which outlives it.
+
+    A listener whose input ends says so to the other side, which then leaves, at times before it has said a word:
+    so its input is a pipe that it holds open itself.
+    """
     run = "pair-11111111"
     talk = f"""
-if [ "$INDEX" = 0 ]; then nc -l -p 23456; sleep 3; echo the last; exit; fi
+if [ "$INDEX" = 0 ]; then mkfifo /dev/shm/open; nc -l -p 23456 0<>/dev/shm/open; sleep 3; echo the last; exit; fi
 until nslookup {run}-worker-0.{shell.namespace}.svc.cluster.local; do sleep 0.2; done
 until echo hello from worker 1 | nc -w 5 {run}-worker-0 23456; do sleep 0.2; done
 """
