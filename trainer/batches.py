@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from trainer.dataset.prepared import KIND_CONTEXT, Items
-from trainer.fast.attention import packed_inputs
+from trainer.fast.attention import packed_inputs, sent
 from trainer.fast.loss import head_calls
 from trainer.schedule import steps_per_epoch
 from trainer.schema.config import TrainConfig
 
+MOST_PAIRS = 10_000
+"""Of members of two rows that are compared; rows of so many are level enough."""
 Rows = list[list[int]]
 """Packed rows of one rank: item indices in order."""
 
@@ -96,8 +98,11 @@ def pack(items: Sequence[int], lengths: Sequence[int], packing: Packing) -> list
         if members and (not packing.packed or used + lengths[i] > packing.ceiling):
             heapq.heappush(rows, (used, number, members))
             used, number, members = 0, len(rows), []
-        members.append(items[i])
+        members.append(i)
         heapq.heappush(rows, (used + lengths[i], number, members))
+    if packing.packed and packing.multiple > 1:
+        level([members for _, _, members in rows], lengths, packing.multiple)
+    rows = [(sum(lengths[i] for i in members), number, [items[i] for i in members]) for _, number, members in rows]
     ranks: list[tuple[int, int, Rows]] = [(0, rank, []) for rank in range(packing.ranks)]
     for used, _, members in sorted(rows, key=lambda row: (-row[0], row[1])):
         load, rank, own = heapq.heappop(ranks)
@@ -105,6 +110,35 @@ def pack(items: Sequence[int], lengths: Sequence[int], packing: Packing) -> list
     result = [own for _, _, own in sorted(ranks, key=lambda entry: entry[1])]
     most = max(len(own) for own in result) if packing.equal_rows else 1
     return [own + [[]] * (most - len(own)) for own in result]
+
+
+def level(rows: list[list[int]], lengths: Sequence[int], multiple: int) -> None:
+    """Exchange members of the longest and the shortest row while the longest is more multiples long than the mean.
+
+    Rows of equal length leave no rank waiting for another; padded, they are as short as can be.
+    """
+    loads = [sum(lengths[i] for i in members) for members in rows]
+    target = -(-sum(loads) // (len(loads) * multiple)) * multiple
+    while max(loads) > target:
+        high, low = loads.index(max(loads)), loads.index(min(loads))
+        gap = loads[high] - loads[low]
+        if len(rows[high]) * len(rows[low]) > MOST_PAIRS:
+            return
+        # What goes from high to low, less what comes back, moves both towards the middle: nothing may come back.
+        moves = [(lengths[i] - back, i, j) for i in rows[high] for j, back in _with_none(rows[low], lengths)]
+        moved, i, j = min(moves, key=lambda move: (abs(gap - 2 * move[0]), move[1:]))
+        if abs(gap - 2 * moved) >= gap or (j < 0 and len(rows[high]) == 1):
+            return
+        rows[high].remove(i)
+        rows[low].append(i)
+        if j >= 0:
+            rows[low].remove(j)
+            rows[high].append(j)
+        loads[high], loads[low] = loads[high] - moved, loads[low] + moved
+
+
+def _with_none(members: list[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    return [(-1, 0), *((j, lengths[j]) for j in members)]
 
 
 def build_batches(data: Items, rows: list[Rows], rank: int, packing: Packing, device: torch.device) -> Iterator[Batch]:
@@ -140,9 +174,9 @@ def build_batch(data: Items, members: list[int], packing: Packing, device: torch
     kind[starts] = KIND_CONTEXT
     labels = (kind != KIND_CONTEXT).nonzero().squeeze(1)
     return Batch(
-        row[None].to(device, non_blocking=True),
+        sent(row[None], device),
         packed_inputs(lengths, device) if packing.packed else {},
-        (labels - 1).to(device, non_blocking=True),
-        row[labels].to(device, non_blocking=True),
-        kind[labels].to(device, non_blocking=True),
+        sent(labels - 1, device),
+        sent(row[labels], device),
+        sent(kind[labels], device),
     )

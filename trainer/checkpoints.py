@@ -65,11 +65,11 @@ def clear(temp: Path) -> None:
     temp.mkdir(parents=True)
 
 
-def write_slices(parameters: Named, engine: Any, temp: Path, rank: int) -> None:
+def write_slices(engine: Any, temp: Path, rank: int) -> None:
     """This rank's share into `temp` (shared by all ranks)."""
     tensors = {
         f"{name}:{start}:{part}": value.detach().cpu().contiguous().clone()
-        for name, start, part, value in _owned(parameters, engine)
+        for name, start, part, value in _owned(engine)
     }
     try:
         save_file(tensors, str(temp / f"rank-{rank:04d}.safetensors"))
@@ -116,7 +116,7 @@ def load_slices(parameters: Named, engine: Any, path: Path, step: int) -> None:
     _create_moments(engine, torch.tensor(float(step)))
     by_name = dict(parameters)
     covered = dict.fromkeys(by_name, 0)
-    owned = {(name, part): (start, value) for name, start, part, value in _owned(parameters, engine)}
+    owned = {(name, part): (start, value) for name, start, part, value in _owned(engine)}
     for name, start, part, value in _stored(path):
         if name not in by_name:
             raise CheckpointError(f"{path}: holds {name}, which this model does not train; remove {path}")
@@ -130,21 +130,25 @@ def load_slices(parameters: Named, engine: Any, path: Path, step: int) -> None:
         raise CheckpointError(f"{path}: {short[0]} is incomplete (and {len(short) - 1} more); remove {path}")
 
 
-def _owned(parameters: Named, engine: Any) -> Iterator[tuple[str, int, str, torch.Tensor]]:
-    """(name, offset in the flat parameter, part, slice) of everything this rank's optimiser owns."""
+def _owned(engine: Any) -> Iterator[tuple[str, int, str, torch.Tensor]]:
+    """(name, offset in that parameter, part, slice) of everything this rank's optimiser owns."""
     state = engine.optimizer.optimizer.state
     groups = engine.optimizer.single_partition_of_fp32_groups
-    for name, parameter in parameters:
-        mapping = parameter._hp_mapping
+    for flat in engine.module.flats:
+        mapping = flat.parameter._hp_mapping
         if mapping is None:
             continue
-        start = mapping.lp_fragment_address.start
-        yield name, start, "master", mapping.hp_fragment
-        flat = state.get(groups[mapping.param_group_index], {})
-        address = mapping.hp_fragment_address
+        address, values = mapping.hp_fragment_address, {"master": mapping.hp_fragment}
+        moments = state.get(groups[mapping.param_group_index], {})
         for part in PARTS[1:]:
-            if part in flat:
-                yield name, start, part, flat[part].narrow(0, address.start, address.numel)
+            if part in moments:
+                values[part] = moments[part].narrow(0, address.start, address.numel)
+        first = mapping.lp_fragment_address.start
+        for name, parameter, begin in flat.pieces:
+            low, high = max(first, begin), min(first + address.numel, begin + parameter.numel())
+            if low < high:
+                for part, value in values.items():
+                    yield name, low - begin, part, value[low - first : high - first]
 
 
 def _create_moments(engine: Any, step: torch.Tensor) -> None:

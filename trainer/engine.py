@@ -13,27 +13,27 @@ import torch
 from torch import nn
 
 from trainer.batches import Batch
+from trainer.flat import Flat, flatten
 from trainer.schema.config import TrainConfig
 
+BUCKET = 50_000_000
+"""Elements that are reduced at once; the usual 5e8 costs GBs of buffers and gains nothing for adapters."""
 Losses = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
 """(sum of cross entropy over a row's labels with a graph, each label's without), fp32."""
 
 
 def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
-    """The DeepSpeed section, and nothing that a user would have to know.
-
-    Buckets: 5e7 elements; the usual 5e8 costs GBs of buffers and gains nothing for adapters.
-    """
+    """The DeepSpeed section, and nothing that a user would have to know."""
     full = train.method == "full"
     zero: dict[str, Any] = {
         "stage": 3 if full else 2,
         "overlap_comm": cuda,
         "contiguous_gradients": True,
         "reduce_scatter": True,
-        "reduce_bucket_size": 50_000_000,
+        "reduce_bucket_size": BUCKET,
     }
     if full:
-        zero |= {"stage3_prefetch_bucket_size": 50_000_000, "stage3_param_persistence_threshold": 100_000}
+        zero |= {"stage3_prefetch_bucket_size": BUCKET, "stage3_param_persistence_threshold": 100_000}
     else:
         zero |= {"allgather_bucket_size": 200_000_000}
     return {
@@ -53,12 +53,15 @@ def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
 class Owned(nn.Module):
     """What the engine sees: the parameters it moves, and a forward through the model they live in.
 
-    ZeRO-3 gathers by module, so there the whole model is registered; LoRA registers the adapters alone.
+    ZeRO-3 gathers by module, so there the whole model is registered; LoRA registers the long tensors that the
+    adapters are pieces of.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter] | nn.Module, losses: Losses) -> None:
+    def __init__(self, parameters: list[Flat] | nn.Module, losses: Losses) -> None:
         super().__init__()
-        self.owned = parameters if isinstance(parameters, nn.Module) else nn.ParameterList(parameters)
+        self.flats = [] if isinstance(parameters, nn.Module) else parameters
+        own = nn.ParameterList(flat.parameter for flat in self.flats)
+        self.owned = parameters if isinstance(parameters, nn.Module) else own
         self._losses = losses
 
     def forward(self, batch: Batch, scale: torch.Tensor | None = None) -> torch.Tensor:
@@ -67,8 +70,10 @@ class Owned(nn.Module):
         return each if scale is None else total * scale
 
 
-def initialise(owned: nn.Module, groups: list[dict[str, Any]], train: TrainConfig, device: torch.device) -> Any:
-    """The engine over `owned`; torch's AdamW is passed in, so nothing is compiled at start."""
+def initialise(
+    model: nn.Module, groups: list[dict[str, Any]], losses: Losses, train: TrainConfig, device: torch.device
+) -> Any:
+    """The engine over what AdamW's `groups` of the model hold; torch's own AdamW, so nothing is compiled at start."""
     import deepspeed
     from deepspeed.runtime import compiler
 
@@ -77,10 +82,17 @@ def initialise(owned: nn.Module, groups: list[dict[str, Any]], train: TrainConfi
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     cuda = device.type == "cuda"
     optim = train.optim
+    if train.method == "lora":
+        groups, flats = flatten(groups, {parameter: name for name, parameter in model.named_parameters()})
+        owned = Owned(flats, losses)
+    else:
+        owned = Owned(model, losses)
     optimizer = torch.optim.AdamW(
         groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=cuda
     )
     engine, *_ = deepspeed.initialize(model=owned, optimizer=optimizer, config=deepspeed_config(train, cuda))
+    for flat in owned.flats:
+        flat.tie()
     return engine
 
 
@@ -96,12 +108,23 @@ def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> to
     Ranks may bring different numbers of rows: the reduction happens once, when the block ends.
     """
     total = torch.zeros((), device=scale.device, dtype=torch.float32)
+    for flat in engine.module.flats:
+        flat.clear_gradient()
     with engine.coalesce_grad_reduction():
         for batch in batches:
-            loss = engine(batch, scale)
-            engine.backward(loss, scale_wrt_gas=False)
-            total += loss.detach()
+            total += backward(engine, batch, scale)
     return total
+
+
+def backward(engine: Any, batch: Batch, scale: torch.Tensor) -> torch.Tensor:
+    """Forward and backward of one row, its gradients added to what is there; returns the scaled loss."""
+    if engine.module.flats:  # the engine's own hooks would wait for gradients that arrive through the adapters
+        loss: torch.Tensor = engine.module(batch, scale)
+        loss.backward()
+    else:
+        loss = engine(batch, scale)
+        engine.backward(loss, scale_wrt_gas=False)
+    return loss.detach()
 
 
 def update(engine: Any) -> torch.Tensor | float:

@@ -13,6 +13,7 @@ from trainer.batches import Batch, Packing, build_batches, pack
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
 from trainer.distributed import Ranks, summed
 from trainer.fast.attention import NAME
+from trainer.fast.layers import uncompiled
 from trainer.run import Run, autocast
 
 TokenLoss = Callable[[Batch], torch.Tensor]
@@ -45,7 +46,7 @@ def held_out_loss(
 
 
 def sample(run: Run) -> list[dict[str, Any]]:
-    """Answers to the fixed prompts, through plain attention with a cache (ours is for packed rows)."""
+    """Answers to the fixed prompts, through plain attention with a cache and layers that are not compiled."""
     chosen = run.subset[: run.train.ops.generate.items]
     if not chosen:
         return []
@@ -53,7 +54,7 @@ def sample(run: Run) -> list[dict[str, Any]]:
     if own == NAME:
         run.model.set_attn_implementation("sdpa")
     try:
-        with autocast(run.train, run.ranks.device):
+        with uncompiled(run.model), autocast(run.train, run.ranks.device):
             return _sample_answers(run, chosen, run.train.ops.generate.max_new_tokens)
     finally:
         run.model.set_attn_implementation(own)

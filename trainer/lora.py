@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from trainer import adapters
 from trainer.atomic import read_object
 from trainer.errors import ConfigError
+from trainer.fast.experts import adapt_our_experts
 from trainer.fast.loss import causal_model
 from trainer.schema import contract, parameters
 from trainer.schema.config import TrainConfig
@@ -158,6 +159,7 @@ def add_adapters(model: PreTrainedModel, train: TrainConfig) -> PeftModel:
         if lora.init_adapter is not None:
             runs = contract.mounted(contract.ENV_RUNS)
             _start_from(wrapped, runs / lora.init_adapter)
+    adapt_our_experts(wrapped)
     return wrapped
 
 

@@ -4,6 +4,7 @@ Loads safetensors with transformers' own classes only: no code from a model fold
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from trainer.audit import Audit, audit, family, trained_parameters
 from trainer.errors import ConfigError, first_line
 from trainer.fast.attention import register, use_packed_attention
+from trainer.fast.experts import use_our_experts
 from trainer.lora import add_adapters
 from trainer.schema.config import TrainConfig
 
+Load = Callable[[TrainConfig, Path, torch.device], Any]
+"""What load_model does."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -72,7 +76,7 @@ def check_weights(folder: Path) -> None:
 
 
 def load_model(train: TrainConfig, folder: Path, device: torch.device) -> PreTrainedModel:
-    """The base model on `device` in the run's precision, with our attention where it fits; frozen unless method full.
+    """The base model on `device` in the run's precision, prepared for training.
 
     ConfigError naming the file for whatever cannot be loaded whole.
     """
@@ -98,14 +102,21 @@ def load_model(train: TrainConfig, folder: Path, device: torch.device) -> PreTra
     absent = sorted(loading["missing_keys"])
     if absent:
         raise ConfigError(f"{folder}: {len(absent)} weights are missing ({absent[0]}): copy the model again")
+    return prepare_model(model, train, device)
+
+
+def prepare_model(model: PreTrainedModel, train: TrainConfig, device: torch.device) -> PreTrainedModel:
+    """Frozen unless method full, with our attention and experts where they fit."""
     model.config.use_cache = False
     if hasattr(model.config, "output_router_logits"):
         model.config.output_router_logits = False
     register(train.ops.kernels)
     use_packed_attention(model, train.data.max_length)
-    if train.ops.kernels == "reference" and model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")
     model.requires_grad_(train.method == "full")
+    if train.ops.kernels == "auto" and device.type == "cuda" and train.precision == "bf16":
+        use_our_experts(model)
+    elif train.ops.kernels == "reference" and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
     return model
 
 

@@ -11,6 +11,7 @@ from trainer.checkpoints import Named
 from trainer.dataset.prepared import Prepared
 from trainer.distributed import Ranks
 from trainer.fast.loss import forward_hidden, label_loss, output_head
+from trainer.fast.memory_plan import MemoryPlan
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
 from trainer.schema.loading import RunFile
@@ -28,6 +29,7 @@ class Run:
     model: Any
     parameters: Named
     engine: Any
+    plan: MemoryPlan
     packing: Packing
     subset: list[int]
     steps: int

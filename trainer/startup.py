@@ -2,17 +2,24 @@
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from trainer.base_model import model_folder
 from trainer.batches import Packing
 from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
+from trainer.engine import BUCKET
+from trainer.fast import artifacts
+from trainer.fast.layers import compile_layers, decoder_layers, is_compiled, recompute_first, settle, warm_up
+from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choose, measure
 from trainer.metrics import say
 from trainer.model import meta_counts
+from trainer.run import autocast
 from trainer.schedule import steps_per_epoch, total_steps
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
@@ -20,33 +27,94 @@ from trainer.schema.loading import RunFile
 
 ROW_MULTIPLE = 128
 """Row lengths on a GPU are multiples of this, so that shapes are few."""
+SPREAD = 1.25
+"""A step's tokens over the mean of all steps: more are rare, and then cost a second row."""
 
 
-def recompute(train: TrainConfig, device: torch.device, level: int) -> bool:
-    """Whether layers are recomputed in the backward pass; the plan after out of memory always does."""
-    wanted = train.ops.recompute
-    return wanted == "full" or level > 0 or (wanted == "auto" and device.type == "cuda")
+def compiled(train: TrainConfig, model: Any, ranks: Ranks) -> str:
+    """Compile the layers where that pays, on a GPU and with adapters alone; a word for the log."""
+    if train.method == "full" or train.ops.kernels == "reference" or ranks.device.type != "cuda":
+        return ""
+    folder = contract.RunFolder(Path(os.environ[contract.ENV_RUN_FOLDER])).compiled
+    known = artifacts.load(folder, ranks.device)
+    recomputed = ALL_LAYERS if level() > 0 or train.ops.recompute == "full" else 0
+    said = compile_layers(model, ranks.device, lambda: autocast(train, ranks.device), recomputed)
+    if ranks.first and not known:
+        artifacts.save(folder, ranks.device)
+    return said + (", with what an earlier attempt kept" if known else "")
 
 
-def recompute_layers(model: Any) -> None:
-    """Recompute every layer in the backward pass, whichever name this transformers has for it."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable()
+def level() -> int:
+    """How often this attempt ran out of memory already."""
+    return int(os.environ.get(contract.ENV_PLAN, "0"))
 
 
-def row_ceiling(train: TrainConfig, device: torch.device, longest: int, level: int) -> int:
-    """Most tokens in a packed row: as told, or 8,192 on a GPU and 1,024 on a CPU; halved after out of memory."""
+def told_plan(train: TrainConfig, device: torch.device, longest: int, level: int) -> MemoryPlan:
+    """Without a measurement: on a CPU, for a full-parameter run, unpacked rows, and after out of memory, `level` times.
+
+    Rows of max_tokens, or 8,192 on a GPU and 1,024 on a CPU, halved at every level; on a GPU all layers recomputed.
+    """
     auto = 8192 if device.type == "cuda" else 1024
     told = auto if train.ops.max_tokens == "auto" else train.ops.max_tokens
-    return max(longest, told >> level)
+    wanted = train.ops.recompute
+    recomputed = wanted == "full" or level > 0 or (wanted == "auto" and device.type == "cuda")
+    return MemoryPlan(max(longest, told >> level), ALL_LAYERS if recomputed else 0, 0.0)
 
 
-def packing_of(train: TrainConfig, ranks: Ranks, data: Items, packed: bool, level: int) -> Packing:
-    """How this run makes its rows; the ceiling holds the longest item."""
-    longest = max(data.length(item) for item in range(len(data)))
-    ceiling = row_ceiling(train, ranks.device, longest, level)
+def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:
+    """Choose rows and recomputed layers, and recompute these from now on."""
+    plan = plan_memory(model, train, ranks, data, packed)
+    recompute_first(model, plan.recomputed)
+    if plan.recomputed and is_compiled(model):
+        warm_up(model, ranks.device, lambda: autocast(train, ranks.device))  # recomputed layers are graphs of their own
+    settle()
+    return plan
+
+
+def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:
+    """The rows and recomputed layers of this run, the same on every rank. LoRA on a GPU: from what is free and what two
+    small rows need. An own max_tokens or recompute holds."""
+    lengths = [data.length(item) for item in range(len(data))]
+    if ranks.device.type != "cuda" or train.method == "full" or level() > 0 or not packed:
+        return told_plan(train, ranks.device, max(lengths), level())
+    share = sum(lengths) / len(lengths) * train.global_batch_size / ranks.world
+    tokens = -(-int(share * SPREAD) // ROW_MULTIPLE) * ROW_MULTIPLE
+    told = tokens if train.ops.max_tokens == "auto" else min(tokens, train.ops.max_tokens)
+    layers, wanted, bf16 = len(decoder_layers(model)), train.ops.recompute, lambda: autocast(train, ranks.device)
+    kept = measure(model, ranks.device, bf16, recomputed=wanted == "full")
+    least, fixed, slope = worst([-free_bytes(model, ranks), *kept], ranks)
+    plan = choose(Costs(fixed, slope, slope, layers), -least, told, max(lengths))
+    if plan.recomputed and wanted == "auto":
+        fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
+        return choose(Costs(max(fixed, all_fixed), slope, all_slope, layers), -least, told, max(lengths))
+    return replace(plan, recomputed=layers if wanted == "full" else 0)
+
+
+def worst(values: list[float], ranks: Ranks) -> list[float]:
+    """The greatest of all ranks, which must make the same rows."""
+    vector = torch.tensor(values, dtype=torch.float64, device=ranks.device)
+    dist.all_reduce(vector, dist.ReduceOp.MAX)
+    return [float(value) for value in vector.tolist()]
+
+
+def free_bytes(model: Any, ranks: Ranks) -> float:
+    """What rows may use on this GPU: free memory less what the engine will hold for the adapters.
+
+    That is, an fp32 trained value: over all ranks the gradients' sum, the engine's own copy and two moments.
+    """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    engine = 16 * trained / ranks.world + 2 * 4 * min(trained, BUCKET)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(ranks.device)
+    allowed = torch.cuda.get_per_process_memory_fraction(ranks.device) * total
+    rest = min(free, allowed - torch.cuda.memory_reserved(ranks.device))
+    return float(rest - engine - MARGIN * min(total, allowed))
+
+
+def packing_of(train: TrainConfig, ranks: Ranks, plan: MemoryPlan, packed: bool) -> Packing:
+    """How this run makes its rows; the plan's ceiling holds the longest item."""
     multiple = ROW_MULTIPLE if ranks.device.type == "cuda" else 1
-    return Packing(ranks.world, ceiling, packed, equal_rows=train.method == "full", multiple=multiple)
+    return Packing(ranks.world, plan.ceiling, packed, equal_rows=train.method == "full", multiple=multiple)
 
 
 def quiet_libraries(rank: int) -> None:
@@ -61,18 +129,27 @@ def quiet_libraries(rank: int) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
-def versions(ranks: Ranks, kernel: str, unpacked: str | None) -> str:
+def versions(ranks: Ranks, kernels: list[str], unpacked: str | None) -> str:
     """First line of the log: what runs on what."""
     import deepspeed
     import peft
     import transformers
 
     where = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
-    rows = f"packed rows, attention {kernel}" if unpacked is None else f"one item a row ({unpacked})"
+    rows = f"packed rows, attention {kernels[0]}" if unpacked is None else f"one item a row ({unpacked})"
     return (
         f"torch {torch.__version__} transformers {transformers.__version__} peft {peft.__version__} "
-        f"deepspeed {deepspeed.__version__}; {ranks.world} ranks on {where}; {rows}"
+        f"deepspeed {deepspeed.__version__}; {ranks.world} ranks on {where}; "
+        + ", ".join([rows, *filter(None, kernels[1:])])
     )
+
+
+def memory(plan: MemoryPlan) -> list[str]:
+    """What the plan means, where one was measured."""
+    if not plan.peak:
+        return []
+    recomputed = f"{plan.recomputed} layers recomputed" if plan.recomputed else "no layer recomputed"
+    return [f"a row needs at most {plan.peak / 2**30:.1f} GiB beside weights and optimizer, {recomputed}"]
 
 
 def batch_arithmetic(train: TrainConfig, items: int, packing: Packing) -> list[str]:
@@ -97,5 +174,7 @@ def dry_run(file: RunFile) -> None:
         world = int(os.environ.get("PET_NNODES", "1")) * int(os.environ.get("PET_NPROC_PER_NODE", "1"))
         ranks = Ranks(0, world, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         data = load_prepared(Path(prepared)).train
-        for line in batch_arithmetic(file.train, len(data), packing_of(file.train, ranks, data, True, 0)):
+        longest = max(data.length(item) for item in range(len(data)))
+        packing = packing_of(file.train, ranks, told_plan(file.train, ranks.device, longest, 0), True)
+        for line in batch_arithmetic(file.train, len(data), packing):
             say(line)

@@ -36,7 +36,7 @@ def save(run: Run, progress: Progress) -> None:
         if run.full:
             full_state.write_shards(run.engine, temp)
         else:
-            checkpoints.write_slices(run.parameters, run.engine, temp, run.ranks.rank)
+            checkpoints.write_slices(run.engine, temp, run.ranks.rank)
         dist.barrier()
         if run.ranks.first:
             keep = run.train.ops.checkpoint.keep

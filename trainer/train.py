@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from trainer.batches import build_batches, plan_step
 from trainer.checkpoints import Progress
 from trainer.dataset.prepared import load_prepared
 from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
-from trainer.engine import Owned, accumulate, deepspeed_config, initialise, set_learning_rate, update
+from trainer.engine import accumulate, deepspeed_config, initialise, set_learning_rate, update
 from trainer.errors import Diverged, Preempted, TimeLimit, first_line
 from trainer.evaluation import fixed_subset, held_out_loss, sample
-from trainer.fast.attention import register, self_check
+from trainer.fast import experts
+from trainer.fast.attention import register
+from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say
-from trainer.model import load_model, parameter_groups
+from trainer.model import Load, load_model, parameter_groups
 from trainer.pod import outcome
 from trainer.run import Run, token_losses
 from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
@@ -42,35 +45,32 @@ from trainer.schema.ops import parse_every
 from trainer.state import publish_adapter, resume, save
 
 
-def setup(file: RunFile, ranks: Ranks) -> Run:
-    """Model, adapters, engine and plan; the first three lines of the log."""
+def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
+    """Model, adapters, engine and plan; the first lines of the log. `load`: the benchmark's has random weights."""
     train, device = file.train, ranks.device
     data = load_prepared(Path(os.environ[contract.ENV_PREPARED]))
     base = model_folder(train, contract.mounted(contract.ENV_MODELS))
     kernel = register(train.ops.kernels)
     sharding = shard_at_load(deepspeed_config(train, device.type == "cuda")) if train.method == "full" else None
-    model = load_model(train, base, device)
+    model = load(train, base, device)
     del sharding
     unpacked = None
     if train.method == "lora":
         unpacked = self_check(model, device)
         model = add_adapters(model, train)
     counts = audit(model, train)
-    level = int(os.environ.get(contract.ENV_PLAN, "0"))
-    if startup.recompute(train, device, level):
-        startup.recompute_layers(model)
+    kernels = [kernel, experts.says(model), "" if unpacked else startup.compiled(train, model, ranks)]
+    plan = startup.fit_into_memory(model, train, ranks, data.train, unpacked is None)
     parameters = trained_parameters(model)
-    moved = model if train.method == "full" else (parameter for _, parameter in parameters)
-    owned = Owned(moved, lambda batch: token_losses(model, train, batch))
-    engine = initialise(owned, parameter_groups(model, train), train, device)
+    losses = partial(token_losses, model, train)
+    engine = initialise(model, parameter_groups(model, train), losses, train, device)
     if train.method == "full":
         # Under ZeRO-3 no rank has whole weights before the engine's hooks gather them.
         unpacked = self_check(model, device, backward=False)
-    packing = startup.packing_of(train, ranks, data.train, unpacked is None, level)
+    packing = startup.packing_of(train, ranks, plan, unpacked is None)
     if ranks.first:
-        for line in [startup.versions(ranks, kernel, unpacked), "; ".join(counts.lines())]:
-            say(line)
-        for line in startup.batch_arithmetic(train, len(data.train), packing):
+        said = [startup.versions(ranks, kernels, unpacked), "; ".join(counts.lines())]
+        for line in said + startup.batch_arithmetic(train, len(data.train), packing) + startup.memory(plan):
             say(line)
     return Run(
         file=file,
@@ -81,6 +81,7 @@ def setup(file: RunFile, ranks: Ranks) -> Run:
         model=model,
         parameters=parameters,
         engine=engine,
+        plan=plan,
         packing=packing,
         subset=fixed_subset(data.validation, train.evaluation.max_items),
         steps=total_steps(len(data.train), train),

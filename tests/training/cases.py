@@ -43,7 +43,14 @@ def first_gradient(run: Run) -> dict[str, torch.Tensor]:
     run.model.train()
     batches = build_batches(run.data.train, plan.rows, run.ranks.rank, run.packing, run.ranks.device)
     accumulate(run.engine, batches, scale)
-    return {name: safe_get_full_grad(parameter).clone() for name, parameter in run.parameters}
+    if run.full:
+        return {name: safe_get_full_grad(parameter).clone() for name, parameter in run.parameters}
+    found = {}
+    for flat in run.engine.module.flats:
+        whole = safe_get_full_grad(flat.parameter)
+        for name, parameter, begin in flat.pieces:
+            found[name] = whole[begin : begin + parameter.numel()].view_as(parameter).clone()
+    return found
 
 
 def run_case(case: dict[str, Any], ranks: Ranks) -> None:

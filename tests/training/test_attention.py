@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from tests.training.tiny import DENSE, MIXTURES, awaken, tiny_dense, train_config
 from trainer.errors import ConfigError
 from trainer.fast import attention
-from trainer.fast.attention import Unsupported, packed_inputs, register, self_check, use_packed_attention
+from trainer.fast.attention import Unsupported, packed_inputs, register, use_packed_attention
 from trainer.fast.loss import forward_hidden, label_loss, output_head
+from trainer.fast.self_check import self_check
 from trainer.model import add_adapters, load_model, trained_parameters
 
 CPU = torch.device("cpu")
@@ -221,7 +222,7 @@ def call(rows: int = 1, keys: int = 6, mask: torch.Tensor | None = None, **argum
     query, key = torch.randn(rows, 4, 6, 8), torch.randn(rows, 2, keys, 8)
     layer = Layer()
     layer.is_causal = arguments.pop("causal", True)
-    return attention._item_attention(layer, query, key, key, mask, **arguments)[0]
+    return attention._attention(layer, query, key, key, mask, attention.ITEM_BY_ITEM, **arguments)[0]
 
 
 @pytest.mark.parametrize(

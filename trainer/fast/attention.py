@@ -1,11 +1,15 @@
-"""Attention over packed rows, registered with transformers under one name, and the proof that a model can use it.
+"""Attention over packed rows, registered with transformers under one name.
 
 A packed row holds several items; each attends to itself alone, causally, and no (T x T) mask of the row is ever
-built. CUDA in half precision runs torch's variable-length FlashAttention; everything else runs scaled dot product
-attention item by item. What is not implemented is refused, and the model then keeps transformers' own attention.
+built. CUDA in half precision runs flash-attn 4 where it is installed and made for the GPU, else torch's own
+variable-length FlashAttention; everything else runs scaled dot product attention item by item. What is not implemented
+is refused, and the model then keeps transformers' own attention.
 """
 
+import functools
+import inspect
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
-from trainer.errors import ConfigError
-from trainer.fast.loss import causal_model, forward_hidden, output_head, takes_positions
+from trainer.fast.packed_attention import flash_fits, packed_attention
 
 NAME = "kctl"
 """What config._attn_implementation says where ours is in use."""
+FLASH, VARLEN, ITEM_BY_ITEM = "flash-attn 4", "torch varlen", "sdpa item by item"
+WIDEST, FLASH_WIDEST = 256, 128
+"""Dimensions of a head that torch's and flash-attn 4's kernels take, forward and backward."""
 
 _HARMLESS = frozenset(
     {"cu_seq_lens_k", "max_length_k", "position_ids", "is_causal", "use_cache", "cache_position", "return_dict"}
@@ -33,10 +39,40 @@ class Unsupported(NotImplementedError):
 
 def register(kernels: str) -> str:
     """Make the attention known to transformers; returns its name for the log. `kernels`: auto or reference."""
-    fast = kernels == "auto" and torch.cuda.is_available()
-    AttentionInterface.register(NAME, _varlen_attention if fast else _item_attention)
+    name = chosen() if kernels == "auto" else ITEM_BY_ITEM
+    AttentionInterface.register(NAME, functools.partial(_attention, kernel=name))
     # Nothing is registered with the mask interface: transformers then builds no mask and looks at no position ids.
-    return "torch varlen" if fast else "sdpa item by item"
+    return name
+
+
+@functools.cache
+def chosen() -> str:
+    """The fastest kernel that is here and that agrees with the plain one."""
+    if not torch.cuda.is_available():
+        return ITEM_BY_ITEM
+    device = torch.device("cuda", torch.cuda.current_device())
+    fitting = ([FLASH] if flash_fits(device) else []) + [VARLEN]
+    return next((name for name in fitting if _agrees(name, device)), ITEM_BY_ITEM)
+
+
+def _agrees(kernel: str, device: torch.device) -> bool:
+    """Output and gradients of three items in bf16, within 2 % of the plain kernel's. Not installed whole: False."""
+    generator = torch.Generator(device).manual_seed(0)
+    bounds = torch.tensor([0, 5, 135, 196], dtype=torch.int32, device=device)
+    sizes = [(1, heads, 196, 128) for heads in (8, 2, 2, 8)]
+    q, k, v, given = (torch.randn(size, device=device, generator=generator).bfloat16() for size in sizes)
+    arguments = {"cu_seq_lens_q": bounds, "max_length_q": 130, "scaling": 0.1}
+
+    def results(name: str) -> list[Tensor]:
+        free = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        out, _ = _attention(nn.Identity(), free[0], free[1], free[2], None, kernel=name, **arguments)
+        return [out, *torch.autograd.grad(out, free, given.transpose(1, 2))]
+
+    try:
+        pairs = list(zip(results(kernel), results(ITEM_BY_ITEM), strict=True))
+    except (ImportError, RuntimeError, TypeError, AttributeError):
+        return False  # another version of a beta, or a GPU that it was not built for
+    return all(bool((ours.float() - plain.float()).norm() < 0.02 * plain.float().norm()) for ours, plain in pairs)
 
 
 def use_packed_attention(model: PreTrainedModel, max_length: int) -> None:
@@ -57,9 +93,9 @@ def packed_inputs(lengths: list[int], device: torch.device) -> dict[str, Any]:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"a packed row needs items of at least one token, got lengths {lengths}")
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    bounds = torch.tensor([0, *lengths]).cumsum(0).int().to(device, non_blocking=True)
+    bounds = sent(torch.tensor([0, *lengths]).cumsum(0).int(), device)
     return {
-        "position_ids": positions.to(device, non_blocking=True),
+        "position_ids": sent(positions, device),
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
         "max_length_q": max(lengths),
@@ -67,52 +103,76 @@ def packed_inputs(lengths: list[int], device: torch.device) -> dict[str, Any]:
     }
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on its way to `device`. From memory that can be swapped out, a GPU would finish its work first."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 # --------------------------------------------------------------------------------------------------------------
-# the two kernels
+# the kernels: query (1, heads, T, D), key and value (1, kv heads, T, D) -> (1, T, heads, D)
 
 
-def _item_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    kernel: str,
+    **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D); one sdpa call an item."""
+    """`kernel`, where it takes the tensors, else item by item."""
     _check(module, query, key, attention_mask, arguments)
+    bounds, longest, scale = (arguments.get(name) for name in ("cu_seq_lens_q", "max_length_q", "scaling"))
+    if kernel == FLASH and query.shape[-1] > FLASH_WIDEST:
+        kernel = VARLEN
+    if kernel == ITEM_BY_ITEM or bounds is None or not _fits(query, value):
+        return _item_by_item(query, key, value, bounds, scale), None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if kernel == FLASH:
+        out = packed_attention(q, k, v, bounds, longest, query.shape[-1] ** -0.5 if scale is None else scale)
+    else:
+        out = _varlen(q, k, v, bounds, longest, scale)
+    return out[None], None
+
+
+def _fits(query: Tensor, value: Tensor) -> bool:
+    half = query.dtype in (torch.bfloat16, torch.float16) and query.dtype == value.dtype
+    return query.is_cuda and half and query.shape[-1] == value.shape[-1] <= WIDEST
+
+
+def _item_by_item(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor | None, scale: float | None) -> Tensor:
+    """One sdpa call an item."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    bounds = arguments.get("cu_seq_lens_q")
     edges = [0, query.shape[2]] if bounds is None else bounds.tolist()
     if edges[-1] != query.shape[2]:
         raise ValueError(f"cu_seq_lens_q ends at {edges[-1]}, the row has {query.shape[2]} tokens")
     parts = [
         F.scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            is_causal=True,
-            scale=arguments.get("scaling"),
+            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], is_causal=True, scale=scale
         )
         for start, end in itertools.pairwise(edges)
     ]
-    return torch.cat(parts, 2).transpose(1, 2), None
+    return torch.cat(parts, 2).transpose(1, 2)
 
 
-def _varlen_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
-) -> tuple[Tensor, None]:
-    """As _item_attention, in one variable-length kernel where that takes the tensors."""
-    bounds, longest = arguments.get("cu_seq_lens_q"), arguments.get("max_length_q")
-    half = query.dtype in (torch.bfloat16, torch.float16) and query.dtype == value.dtype
-    fits = query.is_cuda and half and query.shape[-1] == value.shape[-1] <= 256
-    if not fits or bounds is None:
-        return _item_attention(module, query, key, value, attention_mask, **arguments)
+def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale: float | None) -> Tensor:
+    """torch's FlashAttention 2. torch 2.11 has no enable_gqa: there kv heads are repeated."""
+    varlen, grouped = _torch_varlen()
+    if not grouped:
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], 1) for tensor in (k, v))
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    more = {"enable_gqa": True} if grouped else {}
+    out: Tensor = varlen(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(-1, 0), **more)
+    return out
+
+
+@functools.cache
+def _torch_varlen() -> tuple[Callable[..., Tensor], bool]:
     from torch.nn.attention.varlen import varlen_attn
 
-    _check(module, query, key, attention_mask, arguments)
-    # torch 2.11 has no enable_gqa: kv heads are repeated, which every version takes.
-    groups = query.shape[1] // key.shape[1]
-    rows = (query[0], key[0].repeat_interleave(groups, 0), value[0].repeat_interleave(groups, 0))
-    q, k, v = (tensor.transpose(0, 1).contiguous() for tensor in rows)
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=arguments.get("scaling"), window_size=(-1, 0))
-    return out[None], None
+    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _check(
@@ -139,97 +199,3 @@ def _check(
         asked.append(f"{query.shape[0]} rows at once")
     if asked:
         raise Unsupported(f"attention {NAME!r} does not implement {', '.join(asked)}")
-
-
-# --------------------------------------------------------------------------------------------------------------
-# the self-check
-
-_FIRST, _SECOND = 11, 13
-"""Tokens of the two items that the self-check packs."""
-
-
-def self_check(model: PreTrainedModel, device: torch.device, backward: bool = True) -> str | None:
-    """None if two items packed into one row behave as each alone on this very model, else the reason.
-
-    `backward` False leaves out the proof by gradients: under ZeRO-3 a backward outside a step upsets its buckets.
-
-    The attention falls back to transformers' eager one where ours is not enough. ConfigError where the
-    logits are not what the loss computes, so that the model could not be trained right at all.
-    """
-    training = model.training
-    model.eval()
-    try:
-        _check_head(model, device)
-        if not takes_positions(causal_model(model).get_decoder()):
-            return f"{model.config.model_type} takes no position ids: items in one row cannot be told apart"
-        return (_leak(model, device) if backward else None) or _difference(model, device)
-    except ValueError as error:
-        # how transformers' linear attention says that it needs another package to keep items apart
-        return f"{model.config.model_type}: {error}"
-    finally:
-        model.train(training)
-
-
-def _tokens(model: PreTrainedModel, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    size = min(1000, model.get_input_embeddings().num_embeddings)
-    return torch.randint(0, size, (1, _FIRST + _SECOND), generator=generator).to(device)
-
-
-def _check_head(model: PreTrainedModel, device: torch.device) -> None:
-    """The loss computes head(hidden); the model's own forward must agree, with the attention that it then keeps."""
-    ids = _tokens(model, device)[:, :_FIRST]
-    with torch.no_grad():
-        try:
-            ours = output_head(model)(forward_hidden(model, ids, {})).float()
-        except Unsupported:
-            # Not sdpa: versions of it ignore what ours refuses (a soft cap, sinks).
-            model.set_attn_implementation("eager")
-            ours = output_head(model)(forward_hidden(model, ids, {})).float()
-        own = model(input_ids=ids, use_cache=False).logits[0].float()
-    error = (own - ours).norm() / own.norm()
-    if not error < (1e-4 if model.dtype == torch.float32 else 2e-2):
-        raise ConfigError(
-            f"train.model: {model.config.model_type} does not compute its logits from the last hidden state "
-            f"(relative difference {error:.1e}): this family cannot be trained here"
-        )
-
-
-def _leak(model: PreTrainedModel, device: torch.device) -> str | None:
-    """Gradient of the second item's hidden states with respect to the first item's embeddings: exactly zero."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
-
-    hook = model.get_input_embeddings().register_forward_hook(keep)
-    try:
-        hidden = forward_hidden(model, _tokens(model, device), packed_inputs([_FIRST, _SECOND], device))
-    finally:
-        hook.remove()
-    noise = torch.randn(_SECOND, hidden.shape[-1], generator=torch.Generator().manual_seed(1)).to(device)
-    (gradient,) = torch.autograd.grad((hidden[_FIRST:].float() * noise).sum(), seen[0])
-    other, own = gradient[0, :_FIRST].abs().max(), gradient[0, _FIRST:].abs().max()
-    if not own > 0:
-        return f"{model.config.model_type} passes no gradient to its embeddings"
-    return f"{model.config.model_type}: an item changes with the item before it in its row" if other > 0 else None
-
-
-def _difference(model: PreTrainedModel, device: torch.device) -> str | None:
-    """Hidden states packed against alone. Half precision: the median over tokens, since a router may flip a few."""
-    ids = _tokens(model, device)
-    with torch.no_grad():
-        packed = forward_hidden(model, ids, packed_inputs([_FIRST, _SECOND], device)).float()
-        alone = torch.cat(
-            [
-                forward_hidden(model, ids[:, :_FIRST], packed_inputs([_FIRST], device)),
-                forward_hidden(model, ids[:, _FIRST:], packed_inputs([_SECOND], device)),
-            ]
-        ).float()
-    errors = (packed - alone).norm(dim=1) / alone.norm(dim=1)
-    half = model.dtype != torch.float32
-    worst = max(part.median() if half else part.max() for part in (errors[:_FIRST], errors[_FIRST:]))
-    if not worst < (0.1 if half else 1e-3):
-        return f"{model.config.model_type}: packed differs from alone by {worst:.1e}"
-    return None

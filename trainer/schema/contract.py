@@ -156,6 +156,10 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def compiled(self) -> Path:
+        return self.root / "compiled"
+
+    @property
     def adapter(self) -> Path:
         return self.root / "adapter"
 

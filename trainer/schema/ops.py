@@ -71,9 +71,9 @@ class Ops(Section):
     """May change between a run's attempts."""
 
     max_tokens: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_tokens)] = "auto"
-    """Ceiling of a packed row in tokens, at least the longest item; auto: 8192 on a GPU, 1024 on a CPU."""
+    """Ceiling of a packed row in tokens, at least the longest item; auto: what fits, at most 16384; on a CPU 1024."""
     recompute: Literal["auto", "none", "full"] = "auto"
-    """Activations recomputed in the backward pass. auto: full on a GPU, none on a CPU."""
+    """Layers recomputed in the backward pass. auto: as few as fit into the GPU's memory; none on a CPU."""
     kernels: Literal["auto", "reference"] = "auto"
     """reference: plain torch everywhere, for debugging."""
     checkpoint: Checkpoint = Checkpoint()

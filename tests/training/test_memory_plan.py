@@ -1,0 +1,64 @@
+"""Which rows and recomputed layers are chosen for the memory that is free."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.tiny import tiny_dense
+from trainer.fast.layers import recompute_first
+from trainer.fast.memory_plan import CEILINGS, Costs, choose
+
+QWEN3_30B = Costs(2e8, 3.3e6, 3.4e5, 48)
+"""About what one H200 showed: 26 GiB for a row of 8,192 tokens."""
+GIB = 2.0**30
+
+
+@pytest.mark.parametrize(
+    ("free", "tokens", "ceiling", "recomputed"),
+    [
+        (75, 23_680, 16_384, False),
+        (30, 23_680, 8_192, False),
+        (14, 23_680, 4_096, False),
+        (12, 23_680, 4_096, True),
+        (30, 2_944, 2_944, False),
+        (4, 23_680, 4_096, True),
+        (0.1, 23_680, 1_024, True),
+    ],
+)
+def test_the_fastest_that_fits(free: float, tokens: int, ceiling: int, recomputed: bool) -> None:
+    plan = choose(QWEN3_30B, free * GIB, tokens, 1_024)
+    assert (plan.ceiling, plan.recomputed > 0) == (ceiling, recomputed)
+    assert plan.recomputed == 48 or plan.peak <= free * GIB
+
+
+@given(
+    st.floats(0, 1e9), st.floats(1e3, 1e7), st.floats(0, 1), st.integers(1, 96), st.floats(0, 3e11),
+    st.integers(128, 50_000), st.integers(1, 40_000),
+)  # fmt: skip
+def test_every_plan_fits_or_is_the_smallest(
+    fixed: float, kept: float, share: float, layers: int, free: float, tokens: int, longest: int
+) -> None:
+    costs = Costs(fixed, kept, kept * share, layers)
+    plan = choose(costs, free, tokens, longest)
+    assert plan.peak == costs.peak(plan.ceiling, plan.recomputed)
+    assert longest <= plan.ceiling <= max(longest, CEILINGS[0]) and 0 <= plan.recomputed <= layers
+    assert plan.peak <= free or (plan.ceiling, plan.recomputed) == (longest, layers)
+    more = choose(costs, free * 2 + 1, tokens, longest)
+    assert more.recomputed == 0 or more.ceiling >= plan.ceiling
+
+
+def test_only_the_first_layers_are_recomputed(tmp_path: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_dense(tmp_path, family="qwen3", vocabulary=300)).train()
+    ran: list[int] = []
+    for place, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, place=place: ran.append(place))
+    for count, expected in ((1, [0, 1, 0]), (0, [0, 1]), (2, [0, 1, 1, 0])):
+        recompute_first(model, count)
+        ran.clear()
+        model(input_ids=torch.arange(9)[None], use_cache=False).logits.sum().backward()
+        assert ran == expected
