@@ -47,6 +47,10 @@ demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull
 test: $(READY) ## Every test that needs no cluster and no GPU (6 minutes)
 	@$(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training
 
+.PHONY: bench
+bench: $(READY) ## How fast the trainer is on this machine's GPU, beside others; ROWS="NAME ..." chooses (trainer/README.md)
+	@$(BIN)/python -m trainer.bench $(if $(ROWS),--rows $(ROWS))
+
 .PHONY: cluster
 cluster: $(READY) ## Start the test cluster (the first time it is built: 10 minutes; needs Debian, root and Go)
 	@tests/cluster/up.sh
