@@ -14,6 +14,7 @@ from torch import nn
 
 from trainer.batches import Batch
 from trainer.flat import Flat, flatten
+from trainer.model import parameter_groups
 from trainer.schema.config import TrainConfig
 
 BUCKET = 50_000_000
@@ -70,10 +71,8 @@ class Owned(nn.Module):
         return each if scale is None else total * scale
 
 
-def initialise(
-    model: nn.Module, groups: list[dict[str, Any]], losses: Losses, train: TrainConfig, device: torch.device
-) -> Any:
-    """The engine over what AdamW's `groups` of the model hold; torch's own AdamW, so nothing is compiled at start."""
+def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: torch.device) -> Any:
+    """The engine over what the model trains; torch's AdamW is passed in, so nothing is compiled at start."""
     import deepspeed
     from deepspeed.runtime import compiler
 
@@ -81,7 +80,7 @@ def initialise(
     compiler.compile = lambda: compiler.dummy_decorator
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     cuda = device.type == "cuda"
-    optim = train.optim
+    optim, groups = train.optim, parameter_groups(model, train)
     if train.method == "lora":
         groups, flats = flatten(groups, {parameter: name for name, parameter in model.named_parameters()})
         owned = Owned(flats, losses)

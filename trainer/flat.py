@@ -20,19 +20,21 @@ class Flat:
     """One of the engine's parameters (n,), fp32."""
 
     parameter: nn.Parameter
+    gradient: Tensor
+    """(n,), always in one place."""
     pieces: tuple[tuple[str, nn.Parameter, int], ...]
     """Name, adapter tensor and where it begins."""
 
     def tie(self) -> None:
-        """Make the adapters' values views of this one's: to be called again when the engine has moved it."""
+        """Make the adapters' values and gradients views of this one's: again when the engine has moved the values."""
         for adapter, value in self._views(self.parameter.data):
             adapter.data = value
+        for adapter, value in self._views(self.gradient):
+            adapter.grad = value
 
     def clear_gradient(self) -> None:
-        """A gradient of zeros, and the adapters' as views of it."""
-        self.parameter.grad = torch.zeros_like(self.parameter)
-        for adapter, value in self._views(self.parameter.grad):
-            adapter.grad = value
+        """Zeros. The engine may put what it likes in place of the tensor that it finds as the parameter's gradient."""
+        self.parameter.grad = self.gradient.zero_().detach()
 
     def _views(self, whole: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for _, adapter, begin in self.pieces:
@@ -65,6 +67,7 @@ def _parts(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 def _joined(named: list[tuple[str, nn.Parameter]]) -> Flat:
     begins = torch.tensor([0, *(parameter.numel() for _, parameter in named)]).cumsum(0).tolist()
     whole = nn.Parameter(torch.cat([parameter.detach().reshape(-1) for _, parameter in named]))
-    flat = Flat(whole, tuple((*one, begin) for one, begin in zip(named, begins, strict=False)))
+    pieces = tuple((*one, begin) for one, begin in zip(named, begins, strict=False))
+    flat = Flat(whole, torch.zeros_like(whole, requires_grad=False), pieces)
     flat.tie()
     return flat

@@ -10,8 +10,9 @@ from trainer.batches import Batch, Packing
 from trainer.checkpoints import Named
 from trainer.dataset.prepared import Prepared
 from trainer.distributed import Ranks
-from trainer.fast.loss import forward_hidden, label_loss, output_head
+from trainer.fast.loss import label_loss, output_head
 from trainer.fast.memory_plan import MemoryPlan
+from trainer.fast.replays import Replays
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
 from trainer.schema.loading import RunFile
@@ -46,12 +47,16 @@ class Run:
 
 
 def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
-    """bf16 compute over fp32 adapters; full-parameter models are bf16 themselves."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16" and train.method == "lora")
+    """bf16 compute over fp32 adapters; full-parameter models are bf16 themselves.
+
+    Without a cache of cast weights, which would outlive a recording: each is used once a row anyway.
+    """
+    wanted = train.precision == "bf16" and train.method == "lora"
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
 
-def token_losses(model: Any, train: TrainConfig, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(model: Any, train: TrainConfig, replays: Replays, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """(sum of cross entropy over the row's labels, each label's (labels,)) in fp32."""
     with autocast(train, batch.input_ids.device):
-        hidden = forward_hidden(model, batch.input_ids, batch.model_inputs)
+        hidden = replays.hidden(batch.input_ids, batch.model_inputs)
         return label_loss(hidden, output_head(model), batch.targets, batch.positions, batch.head_calls)

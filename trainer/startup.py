@@ -9,14 +9,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer.audit import trained_parameters
 from trainer.base_model import model_folder
 from trainer.batches import Packing
 from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
 from trainer.engine import BUCKET
 from trainer.fast import artifacts
-from trainer.fast.layers import compile_layers, decoder_layers, is_compiled, recompute_first, settle, warm_up
+from trainer.fast.layers import compile_layers, decoder_layers, is_compiled, recompute_first, warm_up
 from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choose, measure
+from trainer.fast.replays import Replays
 from trainer.metrics import say
 from trainer.model import meta_counts
 from trainer.run import autocast
@@ -67,7 +69,6 @@ def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, p
     recompute_first(model, plan.recomputed)
     if plan.recomputed and is_compiled(model):
         warm_up(model, ranks.device, lambda: autocast(train, ranks.device))  # recomputed layers are graphs of their own
-    settle()
     return plan
 
 
@@ -88,6 +89,16 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
         fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
         return choose(Costs(max(fixed, all_fixed), slope, all_slope, layers), -least, told, max(lengths))
     return replace(plan, recomputed=layers if wanted == "full" else 0)
+
+
+def replayed(replays: Replays, model: Any, plan: MemoryPlan, data: Items, ranks: Ranks) -> str:
+    """Record rows from now on where layers are compiled and none is recomputed; a word for the log."""
+    if not is_compiled(model) or plan.recomputed or ranks.device.type != "cuda":
+        return ""
+    longest = max(ROW_MULTIPLE, *(data.length(item) for item in range(len(data))))
+    adapters = [parameter for _, parameter in trained_parameters(model)]
+    replays.begin(adapters, longest, ranks.device, say if ranks.first else lambda _: None)
+    return "rows replayed"
 
 
 def worst(values: list[float], ranks: Ranks) -> list[float]:

@@ -30,13 +30,14 @@ from trainer.errors import Diverged, Preempted, TimeLimit, first_line
 from trainer.evaluation import fixed_subset, held_out_loss, sample
 from trainer.fast import experts
 from trainer.fast.attention import register
+from trainer.fast.replays import Replays
 from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say
-from trainer.model import Load, load_model, parameter_groups
+from trainer.model import Load, load_model
 from trainer.pod import outcome
-from trainer.run import Run, token_losses
+from trainer.run import Run, autocast, token_losses
 from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
@@ -61,9 +62,9 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
     counts = audit(model, train)
     kernels = [kernel, experts.says(model), "" if unpacked else startup.compiled(train, model, ranks)]
     plan = startup.fit_into_memory(model, train, ranks, data.train, unpacked is None)
-    parameters = trained_parameters(model)
-    losses = partial(token_losses, model, train)
-    engine = initialise(model, parameter_groups(model, train), losses, train, device)
+    replays = Replays(model, partial(autocast, train, device))
+    engine = initialise(model, partial(token_losses, model, train, replays), train, device)
+    kernels.append(startup.replayed(replays, model, plan, data.train, ranks))
     if train.method == "full":
         # Under ZeRO-3 no rank has whole weights before the engine's hooks gather them.
         unpacked = self_check(model, device, backward=False)
@@ -79,7 +80,7 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
         data=data,
         base=base,
         model=model,
-        parameters=parameters,
+        parameters=trained_parameters(model),
         engine=engine,
         plan=plan,
         packing=packing,
@@ -99,7 +100,6 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         pace.begin()
         result = train_step(run, progress.step, due=unit == "seconds" and time.monotonic() - saved >= every)
         pace.end(result.tokens)
-        # ----
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - start)
         check_finite(result, progress.step)
         if log is not None:

@@ -12,7 +12,7 @@ from tests.training.tiny import awaken, tiny_dense, train_config
 from trainer.fast import attention
 from trainer.fast.attention import packed_inputs, use_packed_attention
 from trainer.fast.experts import use_our_experts
-from trainer.fast.layers import compile_layers, graphs, recompute_first, settle, uncompiled, warm_up
+from trainer.fast.layers import compile_layers, graphs, recompute_first, uncompiled, warm_up
 from trainer.fast.loss import forward_hidden
 from trainer.lora import add_adapters
 from trainer.model import load_model
@@ -42,7 +42,6 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     adapted = add_adapters(model, train)
     awaken(adapted)
     yield adapted
-    torch.compiler.set_stance("default")
     torch._dynamo.reset()
 
 
@@ -57,7 +56,6 @@ def test_compiled_layers_compute_the_same(made: Any, recompute: bool) -> None:
     if recompute:
         recompute_first(made, 1)
         warm_up(made, CPU, contextlib.nullcontext)
-    settle()
     before = graphs()
     for lengths, expected in zip(ROWS, plain, strict=True):
         for ours, theirs in zip(results(made, lengths), expected, strict=True):

@@ -6,7 +6,6 @@ nothing is compiled later. Text generation runs the layers as they are.
 """
 
 import contextlib
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -88,21 +87,12 @@ def warm_up(model: nn.Module, device: torch.device, autocast: Autocast) -> None:
 
 def recompute_first(model: Any, layers: int) -> None:
     """Recompute the first `layers` decoder layers in backward, keep the others."""
-    torch.compiler.set_stance("default")  # this is another graph
     if layers:
         # transformers 5.22 has another name for it
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     for place, layer in enumerate(decoder_layers(model)):
         layer.gradient_checkpointing = place < layers  # type: ignore[assignment]
-
-
-def settle() -> None:
-    """No graph is to come: from now on a call looks only at what tells the known ones apart, a quarter of the time.
-    Nor does the garbage collector look again through the many objects of a compiler."""
-    torch.compiler.set_stance(skip_guard_eval_unsafe=True)
-    gc.collect()
-    gc.freeze()
 
 
 def is_compiled(model: nn.Module) -> bool:

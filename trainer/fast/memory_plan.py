@@ -14,7 +14,7 @@ from trainer.fast.attention import packed_inputs
 from trainer.fast.layers import decoder_layers, recompute_first
 from trainer.fast.loss import forward_hidden
 
-CEILINGS = (16_384, 12_288, 8_192, 4_096)
+CEILINGS = (16_384, 12_288, 8_192, 4_096, 3_072)
 """Tokens a row, the fastest first. Rows below the last are so short that recomputing layers costs less."""
 MARGIN = 0.04
 """Share of the device's memory that is left free: what the allocator cannot use, and libraries' own buffers."""
