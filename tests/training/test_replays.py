@@ -1,4 +1,4 @@
-"""Rows that are replayed need a GPU (tests/gpu/operators.py); here: what runs where they cannot be."""
+"""Rows that are replayed need a GPU, as the rows of trainer.bench; here: what runs where they cannot be."""
 
 from pathlib import Path
 
