@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 LONGEST = 25_000_000
-"""Elements of a long tensor: half of what the engine reduces at once, so that it can reduce one and gather the next."""
+"""Elements of a long tensor. The engine reduces twice as many at once."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def free_bytes(model: Any, ranks: Ranks) -> float:
 
     That is, an fp32 trained value: over all ranks the gradients' sum, the engine's own copy and two moments.
     """
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained = sum(parameter.numel() for _, parameter in trained_parameters(model))
     engine = 16 * trained / ranks.world + 2 * 4 * min(trained, BUCKET)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(ranks.device)
