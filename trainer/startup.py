@@ -16,7 +16,7 @@ from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
 from trainer.engine import BUCKET
 from trainer.fast import artifacts
-from trainer.fast.layers import compile_layers, decoder_layers, is_compiled, recompute_first, warm_up
+from trainer.fast.layers import compile_layers, decoder_layers, draws, is_compiled, recompute_first, warm_up
 from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choose, measure
 from trainer.fast.replays import Replays
 from trainer.metrics import say
@@ -29,6 +29,8 @@ from trainer.schema.loading import RunFile
 
 ROW_MULTIPLE = 128
 """Row lengths on a GPU are multiples of this, so that shapes are few."""
+MOMENTARY = 12
+"""Bytes a trained value that the engine's step takes for a moment: three copies of the gradients."""
 SPREAD = 1.25
 """A step's tokens over the mean of all steps: more are rare, and then cost a second row."""
 
@@ -60,7 +62,7 @@ def told_plan(train: TrainConfig, device: torch.device, longest: int, level: int
     told = auto if train.ops.max_tokens == "auto" else train.ops.max_tokens
     wanted = train.ops.recompute
     recomputed = wanted == "full" or level > 0 or (wanted == "auto" and device.type == "cuda")
-    return MemoryPlan(max(longest, told >> level), ALL_LAYERS if recomputed else 0, 0.0)
+    return MemoryPlan(max(longest, told >> level), ALL_LAYERS if recomputed else 0)
 
 
 def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:
@@ -83,22 +85,25 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
     told = tokens if train.ops.max_tokens == "auto" else min(tokens, train.ops.max_tokens)
     layers, wanted, bf16 = len(decoder_layers(model)), train.ops.recompute, lambda: autocast(train, ranks.device)
     kept = measure(model, ranks.device, bf16, recomputed=wanted == "full")
-    least, fixed, slope = worst([-free_bytes(model, ranks), *kept], ranks)
-    plan = choose(Costs(fixed, slope, slope, layers), -least, told, max(lengths))
-    if plan.recomputed and wanted == "auto":
+    trained = sum(parameter.numel() for _, parameter in trained_parameters(model))
+    held, least, fixed, slope = worst([*room(trained, ranks), *kept], ranks)
+    costs = Costs(fixed, slope, slope, layers)
+    if choose(costs, -least, told, max(lengths)).recomputed and wanted == "auto":
         fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
-        return choose(Costs(max(fixed, all_fixed), slope, all_slope, layers), -least, told, max(lengths))
-    return replace(plan, recomputed=layers if wanted == "full" else 0)
+        costs = Costs(max(fixed, all_fixed), slope, all_slope, layers)
+    plan = choose(costs, -least, told, max(lengths))
+    recomputed = {"auto": plan.recomputed, "none": 0, "full": layers}[wanted]
+    return replace(plan, recomputed=recomputed, held=held, momentary=MOMENTARY * trained)
 
 
 def replayed(replays: Replays, model: Any, plan: MemoryPlan, data: Items, ranks: Ranks) -> str:
-    """Record rows from now on where layers are compiled and none is recomputed; a word for the log."""
-    if not is_compiled(model) or plan.recomputed or ranks.device.type != "cuda":
+    """Record rows from now on where layers are compiled, and not both recomputed and random; a word for the log."""
+    if not is_compiled(model) or (plan.recomputed and draws(model)) or ranks.device.type != "cuda":
         return ""
     longest = max(ROW_MULTIPLE, *(data.length(item) for item in range(len(data))))
     adapters = [parameter for _, parameter in trained_parameters(model)]
     replays.begin(adapters, longest, ranks.device, say if ranks.first else lambda _: None)
-    return "rows replayed"
+    return "rows replayed" if replays.on else ""
 
 
 def worst(values: list[float], ranks: Ranks) -> list[float]:
@@ -108,18 +113,17 @@ def worst(values: list[float], ranks: Ranks) -> list[float]:
     return [float(value) for value in vector.tolist()]
 
 
-def free_bytes(model: Any, ranks: Ranks) -> float:
-    """What rows may use on this GPU: free memory less what the engine will hold for the adapters.
+def room(trained: int, ranks: Ranks) -> tuple[float, float]:
+    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use.
 
-    That is, an fp32 trained value: over all ranks the gradients' sum, the engine's own copy and two moments.
+    Beside an fp32 trained value there is its gradient and, over all ranks, the engine's own copy and two moments.
     """
-    trained = sum(parameter.numel() for _, parameter in trained_parameters(model))
-    engine = 16 * trained / ranks.world + 2 * 4 * min(trained, BUCKET)
+    engine = (4 + 12 / ranks.world) * trained + 2 * 4 * min(trained, BUCKET)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(ranks.device)
     allowed = torch.cuda.get_per_process_memory_fraction(ranks.device) * total
-    rest = min(free, allowed - torch.cuda.memory_reserved(ranks.device))
-    return float(rest - engine - MARGIN * min(total, allowed))
+    rest = min(free, allowed - torch.cuda.memory_reserved(ranks.device)) - engine - MARGIN * min(total, allowed)
+    return torch.cuda.memory_allocated(ranks.device) + engine, -rest
 
 
 def packing_of(train: TrainConfig, ranks: Ranks, plan: MemoryPlan, packed: bool) -> Packing:
@@ -157,10 +161,11 @@ def versions(ranks: Ranks, kernels: list[str], unpacked: str | None) -> str:
 
 def memory(plan: MemoryPlan) -> list[str]:
     """What the plan means, where one was measured."""
-    if not plan.peak:
+    if plan.costs is None:
         return []
     recomputed = f"{plan.recomputed} layers recomputed" if plan.recomputed else "no layer recomputed"
-    return [f"a row needs at most {plan.peak / 2**30:.1f} GiB beside weights and optimizer, {recomputed}"]
+    held, peak = plan.held / 2**30, plan.peak(plan.ceiling) / 2**30
+    return [f"GPU memory: {held:.1f} GiB for weights and optimizer, {peak:.1f} with the longest row, {recomputed}"]
 
 
 def batch_arithmetic(train: TrainConfig, items: int, packing: Packing) -> list[str]:

@@ -138,7 +138,8 @@ def train_step(run: Run, step: int, due: bool) -> StepResult:
     set_learning_rate(run.engine, learning_rate(step, train.optim, decay_steps(len(run.data.train), train)))
     # The engine averages over ranks; times world / labels that is the mean over all labels of the step.
     scale = torch.tensor(ranks.world / max(1, plan.kept), device=ranks.device)
-    run.model.train()
+    if not run.model.training:  # walks over thousands of modules while the GPU has nothing to do
+        run.model.train()
     batches = build_batches(run.data.train, plan.rows, ranks.rank, run.packing, ranks.device)
     loss = accumulate(run.engine, batches, scale)
     grad_norm = float(update(run.engine))
@@ -189,13 +190,7 @@ def evaluate(run: Run, step: int, log: metrics.Metrics | None) -> dict[str, floa
     start = time.monotonic()
     run.model.eval()
     with torch.no_grad():
-        losses = held_out_loss(
-            run.engine.module,
-            run.data.validation,
-            run.subset,
-            run.packing,
-            run.ranks,
-        )
+        losses = held_out_loss(run.engine.module, run.data.validation, run.subset, run.packing, run.ranks)
         answers = sample(run)
     if log is not None:
         said = " ".join(f"{name}={value:.4f}" for name, value in losses.items())

@@ -1,4 +1,4 @@
-"""Our operators on a real GPU, by hand: `python tests/gpu/operators.py`. Triton beside plain torch, attention beside
+"""Our operators on a real GPU, by hand: `python -m tests.gpu.operators`. Triton beside plain torch, attention beside
 plain attention, and a layer of Qwen3-30B-A3B's experts beside transformers' grouped products and PEFT's expert LoRA:
 errors against fp32, time, memory. Exit 1 where an error is too large.
 """
@@ -33,6 +33,11 @@ def check(what: str, error: float, limit: float) -> None:
     global failed
     failed |= not error <= limit
     print(f"{'ok  ' if error <= limit else 'FAIL'} {what}: {error:.2e} (limit {limit:.0e})", flush=True)
+
+
+def status() -> int:
+    """The exit code."""
+    return int(failed)
 
 
 def relative(one: Tensor, other: Tensor) -> float:
@@ -206,4 +211,4 @@ if __name__ == "__main__":
         print(f"== grouped products: {'quack' if quack else 'torch'}", flush=True)
         for skewed in (False, True):
             layer(skewed)
-    sys.exit(failed)
+    sys.exit(status())

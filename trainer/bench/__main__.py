@@ -64,7 +64,8 @@ def main() -> int:
         return 0 if arguments.list else 2
     chosen = [shrunk(row) for row in chosen] if arguments.tiny else chosen
     done: list[dict[str, Any]] = []
-    print(f"{'row':32} {'tokens/s':>9} {'s a step':>9} {'first':>6} {'ready':>6} {'GiB':>6}  rows of, recomputed")
+    names = f"{'row':32} {'tokens/s':>9} {'s a step':>9} {'first':>6} {'ready':>6} {'GiB':>6} {'planned':>7}"
+    print(f"{names}  rows of, recomputed")
     for row in chosen:
         done.append(in_process(row))
         print(line(done[-1]), flush=True)
@@ -103,7 +104,8 @@ def line(figures: dict[str, Any]) -> str:
     if "error" in figures:
         return f"{figures['name']:32} {figures['error'][:120]}"
     numbers = f"{figures['tokens_per_s']:9,.0f} {figures['seconds']:9.3f} {figures['first_seconds']:6.1f}"
-    place = f"{figures.get('ready_seconds', 0):6.1f} {figures.get('reserved_gib', 0):6.1f}"
+    planned = figures.get("planned_gib", 0)
+    place = f"{figures.get('ready_seconds', 0):6.1f} {figures.get('reserved_gib', 0):6.1f} {planned:7.1f}"
     return f"{figures['name']:32} {numbers} {place}  {figures.get('ceiling', '')}, {figures.get('recomputed', '')}"
 
 

@@ -78,11 +78,19 @@ def measure(row: Row) -> dict[str, Any]:
         "graphs_after_warm_up": graphs() - compiled,
         "ceiling": run.packing.ceiling,
         "recomputed": run.plan.recomputed,
+        "planned_gib": run.plan.peak(longest_row(run)) / 2**30,
         **memory(ranks.device),
         **({"waits": waits(run)} if ranks.device.type == "cuda" else {}),
     }
     leave()
     return found
+
+
+def longest_row(run: Run) -> int:
+    """Tokens of the longest row of a step, padding included."""
+    plan, multiple = plan_step(0, run.data.train, run.train, run.packing), run.packing.multiple
+    tokens = (sum(run.data.train.length(item) for item in row) for own in plan.rows for row in own)
+    return max(-(-one // multiple) * multiple for one in tokens)
 
 
 def _limit(row: Row, ranks: Ranks) -> None:
@@ -106,7 +114,7 @@ def waits(run: Run) -> list[str]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waited = [one for one in caught if "called a synchroniz" in str(one.message)]
-    return [f"{one.filename}:{one.lineno}" for one in waited]
+    return sorted({f"{one.filename}:{one.lineno}" for one in waited})
 
 
 def memory(device: torch.device) -> dict[str, float]:

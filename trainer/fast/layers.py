@@ -90,9 +90,17 @@ def recompute_first(model: Any, layers: int) -> None:
     if layers:
         # transformers 5.22 has another name for it
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable()
+        enable({"use_reentrant": False, "preserve_rng_state": draws(model)})
     for place, layer in enumerate(decoder_layers(model)):
         layer.gradient_checkpointing = place < layers  # type: ignore[assignment]
+
+
+def draws(model: Any) -> bool:
+    """Whether a layer draws random numbers in training. Where none does, one that is computed again need not ask for
+    the generator's state, which it could not while rows are recorded."""
+    told = model.config.get_text_config().to_dict()
+    asked = any(value for name, value in told.items() if "drop" in name and isinstance(value, int | float))
+    return asked or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -17,7 +17,8 @@ from trainer.fast.loss import forward_hidden
 CEILINGS = (16_384, 12_288, 8_192, 4_096, 3_072)
 """Tokens a row, the fastest first. Rows below the last are so short that recomputing layers costs less."""
 MARGIN = 0.04
-"""Share of the device's memory that is left free: what the allocator cannot use, and libraries' own buffers."""
+"""Share of the device's memory that is left free: for the engine's step, what the allocator cannot use, and libraries'
+own buffers."""
 PROBED = (1_024, 3_072)
 """Tokens of the rows that are measured."""
 ALL_LAYERS = 1_000_000
@@ -52,8 +53,16 @@ class MemoryPlan:
 
     ceiling: int
     recomputed: int
-    peak: float
-    """Bytes that a row is expected to need beyond weights and optimizer."""
+    costs: Costs | None = None
+    """None where nothing was measured."""
+    held: float = 0.0
+    """Bytes of weights, adapters and what the engine keeps for them."""
+    momentary: float = 0.0
+    """Bytes that the engine's step takes for a moment, no row being under way; recorded rows keep theirs meanwhile."""
+
+    def peak(self, tokens: int) -> float:
+        """Bytes that torch will have reserved after rows of at most so many tokens; 0 if nothing was measured."""
+        return self.held + self.momentary + self.costs.peak(tokens, self.recomputed) if self.costs else 0.0
 
 
 def choose(costs: Costs, free: float, tokens: int, longest: int) -> MemoryPlan:
@@ -64,12 +73,12 @@ def choose(costs: Costs, free: float, tokens: int, longest: int) -> MemoryPlan:
     ceilings = [max(longest, min(tokens, ceiling)) for ceiling in CEILINGS]
     for ceiling in ceilings:
         if costs.peak(ceiling, 0) <= free:
-            return MemoryPlan(ceiling, 0, costs.peak(ceiling, 0))
+            return MemoryPlan(ceiling, 0, costs)
     for ceiling in (ceilings[-1], max(longest, min(tokens, CEILINGS[-1] // 2)), longest):
         for recomputed in range(1, costs.layers + 1):
             if costs.peak(ceiling, recomputed) <= free:
-                return MemoryPlan(ceiling, recomputed, costs.peak(ceiling, recomputed))
-    return MemoryPlan(longest, costs.layers, costs.peak(longest, costs.layers))
+                return MemoryPlan(ceiling, recomputed, costs)
+    return MemoryPlan(longest, costs.layers, costs)
 
 
 def measure(model: Any, device: torch.device, autocast: Callable[[], Any], recomputed: bool) -> tuple[float, float]:

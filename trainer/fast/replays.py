@@ -2,25 +2,30 @@
 
 While a row is short, what it launches takes the host longer than the GPU; a replay is one launch. There is a recording
 for each length of a row and (by sixteens) number of items, made when the first such row comes. They share one pool of
-memory, since no two rows are under way at once. Backward adds to the adapters' gradients where they lie.
+memory, since no two rows are under way at once. Backward adds to the adapters' gradients where they lie. A small row is
+tried first: replayed and as it is, it must give the same.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.errors import first_line
+from trainer.fast.attention import packed_inputs
 from trainer.fast.loss import forward_hidden
 
 ITEMS = 16
 """A recording takes any number of items up to a multiple of this; those that are not there are empty."""
 MOST = 24
 """Recordings that are kept; the one that was not used for longest makes room."""
+TRIED = [100, 28] * 2 + [128] * 2
+"""Items of the row that is tried first; none is longer than a row can be short."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,22 @@ class Replays:
     def begin(
         self, adapters: list[nn.Parameter], longest: int, device: torch.device, tell: Callable[[str], None]
     ) -> None:
-        """From now on rows of training are replayed. Every adapter has its gradient, which stays where it is; no item
-        has more than `longest` tokens. Where that cannot be, rows run as they are, and `tell` is told why."""
+        """From now on rows of training are replayed. Every adapter has its gradient (zeros), which stays where it is;
+        no item has more than `longest` tokens, at least 128. Where that cannot be, rows run as they are, and `tell` is
+        told why."""
         self._adapters, self._longest, self._tell = adapters, longest, tell
         self._pool = torch.cuda.graph_pool_handle()
         self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self._try(device)
+
+    @property
+    def on(self) -> bool:
+        """Whether rows of training are replayed."""
+        return bool(self._adapters)
 
     def hidden(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         """As forward_hidden(model, ids, inputs). The result is good until the next row's."""
-        if not (self._adapters and torch.is_grad_enabled() and self._model.training):
+        if not (self.on and torch.is_grad_enabled() and self._model.training):
             return forward_hidden(self._model, ids, inputs)
         bounds = inputs["cu_seq_lens_q"]
         try:
@@ -66,8 +78,7 @@ class Replays:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # a kernel of this GPU that asks the host something
-            self._adapters = []
-            self._tell(f"rows are not replayed ({first_line(error)})")
+            self._end(first_line(error))
             return forward_hidden(self._model, ids, inputs)
         recording.ids.copy_(ids)
         recording.positions.copy_(inputs["position_ids"])
@@ -75,6 +86,44 @@ class Replays:
         recording.bounds[: len(bounds)].copy_(bounds)
         out: Tensor = _Replay.apply(self._anchor, recording)
         return out
+
+    def _end(self, why: str) -> None:
+        self._adapters = []
+        self._recordings.clear()
+        self._tell(f"rows are not replayed ({why})")
+
+    def _try(self, device: torch.device) -> None:
+        """A small row as it is, then replayed: hidden states and gradients within 2 %, or it ends here."""
+        ids, inputs = torch.arange(sum(TRIED), device=device)[None] % 100, packed_inputs(TRIED, device)
+        adapters, training = self._adapters, self._model.training
+        self._model.train()
+        plain = self._results(partial(forward_hidden, self._model), ids, inputs, adapters)
+        replayed = self._results(self.hidden, ids, inputs, adapters)
+        self._model.train(training)
+        size = torch._foreach_norm(plain)
+        torch._foreach_sub_(replayed, plain)
+        apart = torch._foreach_norm(replayed)
+        for name, part in (("hidden states", slice(1)), ("gradients", slice(1, None))):
+            if self.on and not torch.stack(apart[part]).norm() <= 0.02 * torch.stack(size[part]).norm():
+                self._end(f"their {name} differ")
+        self._recordings.clear()  # with its memory, which longer rows could not use
+        self._pool = torch.cuda.graph_pool_handle()
+        del plain, replayed
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _results(
+        self, forward: Callable[..., Tensor], ids: Tensor, inputs: dict[str, Any], adapters: list[nn.Parameter]
+    ) -> list[Tensor]:
+        """Hidden states and the adapters' gradients, which are zeros again. Nothing of the row's graph stays: what
+        adds to a gradient would belong to the stream it was made on, and a recording is another."""
+        torch.manual_seed(0)  # for dropout, whose masks are drawn alike
+        with self._autocast():
+            hidden = forward(ids, inputs)
+        hidden.backward(torch.sin(torch.arange(hidden.numel(), device=ids.device)).view_as(hidden).to(hidden.dtype))
+        found = [hidden.detach().float(), *(adapter.grad.clone() for adapter in adapters)]
+        torch._foreach_zero_([adapter.grad for adapter in adapters])
+        return found
 
     def _recording(self, tokens: int, items: int) -> Recording:
         key = tokens, items
