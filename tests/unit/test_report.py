@@ -93,7 +93,7 @@ def test_everything_is_on_the_page(tmp_path: Path) -> None:
     for words in (
         "run-plain Failed as of 2026-11-26 05:00:00 UTC plain step 30 of 30",
         "best held-out loss 2.5000 at step 20, 3.0000 before training",
-        "time 5 min 3% for 4 evaluations (8 s)",
+        "time 5 min 3% of it for 4 evaluations (8 s)",
         "attempts 2 the newest from step 12",
         "Loss 2.75 nats per token",
         "Gradient norm 0.5 before clipping",
@@ -166,16 +166,28 @@ records = st.recursive(
 )
 
 
-@settings(max_examples=40)
-@given(st.lists(records, max_size=6), records)
-def test_any_json_gives_a_page(tmp_path_factory: pytest.TempPathFactory, lines: list[Any], other: Any) -> None:
+whole = st.integers() | st.sampled_from([0, 5, 143, 10**400])
+attempts = st.fixed_dictionaries(
+    {"attempt": whole, "pod_uid": st.text(max_size=5), "started_step": whole},
+    optional={"code": st.none() | whole, "sentence": st.text(max_size=20), "seconds": st.floats() | whole},
+)
+reports = st.builds(
+    lambda more: {**REPORT, **more}, st.dictionaries(st.sampled_from(list(REPORT)), records, max_size=3)
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(records, max_size=6), records, st.lists(attempts, max_size=3), reports)
+def test_any_json_gives_a_page(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[Any], other: Any, history: list[Any], report: Any
+) -> None:
     folder = RunFolder(tmp_path_factory.getbasetemp() / "any")
     folder.root.mkdir(exist_ok=True)
-    text = "\n".join(json.dumps(line) for line in lines)
     for path in (folder.metrics, folder.samples):
-        path.write_text(text)
-    for path in (folder.config, folder.result, folder.report, folder.attempts):
-        path.write_text(json.dumps(other))
+        path.write_text("\n".join(json.dumps(line) for line in lines))
+    told = {folder.config: {"train": other}, folder.result: {"phase": "Failed", "sentence": other}}
+    for path, value in {**told, folder.report: report, folder.attempts: history}.items():
+        path.write_text(json.dumps(value))
     page(read_history(folder), NOW)
 
 

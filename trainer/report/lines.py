@@ -39,8 +39,8 @@ def thinned(line: Line, most: int = MOST_POINTS) -> Line:
 
 
 def smoothed(line: Line) -> Line:
-    """The running mean, with weights that fall by e over a fortieth of all points."""
-    keep = 1 - 1 / max(1.0, len(line) / 40)
+    """The running mean, with weights that fall by e over a fortieth of all points, and over eight of few."""
+    keep = 1 - 1 / max(8.0, len(line) / 40)
     total, weight, means = 0.0, 0.0, array("d")
     for value in line.values:
         total, weight = keep * total + value, keep * weight + 1

@@ -95,7 +95,7 @@ def facts(history: History) -> Iterator[tuple[str, str, str]]:
     if history.seconds:
         cost, count = sum(history.evaluation_seconds.values), len(history.evaluation_seconds)
         share = f"{min(1.0, cost / history.seconds):.0%}"
-        yield "time", lasted(history.seconds), f"{share} for {count} evaluations ({lasted(cost)})"
+        yield "time", lasted(history.seconds), f"{share} of it for {count} evaluations ({lasted(cost)})"
     if history.attempts:
         yield "attempts", str(len(history.attempts)), f"the newest from step {history.attempts[-1].started_step:,}"
 
@@ -127,7 +127,9 @@ def ending(code: int | None, newest: bool) -> str:
 
 
 def lasted(seconds: float) -> str:
-    """41 s, 12 min, 5 h 12 min, 6 d 4 h."""
+    """41 s, 12 min, 5 h 12 min, 6 d 4 h; - for what is no time."""
+    if not 0 <= seconds < 1e12:
+        return "-"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -37,7 +37,7 @@ class Panel:
 
 def panels(history: History) -> Iterator[Panel]:
     """Every chart that there is something for, over the same steps."""
-    marks = sorted({float(one.started_step) for one in history.attempts if one.started_step > 0})
+    marks = sorted({float(one.started_step) for one in history.attempts if 0 < one.started_step < 1e9})
     ways = [("Loss", "nats per token", loss_curves(history)), ("Held-out losses", "nats per token", judged(history))]
     for name, title, unit in SINGLE:
         line = history.drawn.get(name, Line())
