@@ -7,13 +7,13 @@ import contextlib
 import json
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.atomic import named_errors, write_text
+from trainer.event_file import EventFile
 from trainer.pod.outcome import finite
 from trainer.report.process import Reporter
 from trainer.schema.contract import RunFolder
@@ -83,7 +83,7 @@ class Metrics:
             self._samples = folder.samples.open("a", encoding="utf-8")
         self._reporter = Reporter(folder.root)
         self._wandb = _start_wandb(folder, run, ops.wandb) if ops.wandb else None
-        self._tensorboard = _start_tensorboard(folder, done) if ops.tensorboard else None
+        self._tensorboard = EventFile(folder, done) if ops.tensorboard else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""
@@ -94,8 +94,7 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(clean, step=int(record["step"]))
         if self._tensorboard is not None:
-            for name, value in _scalars(clean):
-                self._tensorboard.add_scalar(name, value, int(record["step"]))
+            self._tensorboard.write(clean)
         self._reporter.step()
 
     def write_samples(self, records: list[dict[str, Any]]) -> None:
@@ -132,22 +131,6 @@ def _drop_after(path: Path, done: int) -> None:
         if done and record.get("step", 0) <= done:
             kept.append(line + "\n")
     write_text(path, "".join(kept))
-
-
-def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", number) for inner, number in value.items() if number is not None)
-        elif value is not None and name not in ("step", "steps"):
-            yield f"{'evaluation' if 'evaluation' in record else 'training'}/{name}", value
-
-
-def _start_tensorboard(folder: RunFolder, done: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    say(f"tensorboard: event files in {folder.tensorboard}")
-    # What an attempt before wrote of the steps after its checkpoint is hidden: they are trained again.
-    return SummaryWriter(str(folder.tensorboard), purge_step=done + 1, filename_suffix=f".after-step-{done}")
 
 
 def _start_wandb(folder: RunFolder, run: str, wanted: Wandb) -> Any:

@@ -86,12 +86,14 @@ def test_a_report_that_fails_is_a_line_of_the_log_and_changes_nothing(world: Wor
 
 def test_only_the_owner_writes_it(tmp_path: Path) -> None:
     folder = write_run(tmp_path, 30)
+    (folder.root / ".report.html.0123456789ab.tmp").write_text("half a p")
     owner = Owner("pod-b", 2, 0, "node-7", 1, 1)
     folder.owner.write_text(json.dumps(asdict(owner)))
     done = program(folder, **{ENV_OWNER: Owner("pod-a", 1, 0, "node-7", 1, 1).token})
     assert done.returncode == 1 and "another pod owns this run now" in done.stderr
-    assert not folder.page.exists() and not list(folder.root.glob(".*"))
+    assert not folder.page.exists() and len(list(folder.root.glob(".*"))) == 1
     done = program(folder, **{ENV_OWNER: owner.token})
+    assert not list(folder.root.glob(".*")), "what a killed report left is gone"
     assert done.returncode == 0 and done.stderr == "" and "run-plain" in folder.page.read_text()
     colours = {colour for _, colour in picture(folder).getcolors(1 << 24) or []}
     assert {(255, 255, 255), (36, 104, 168), (196, 80, 27)} <= colours, "paper, training, held out"
@@ -138,6 +140,23 @@ def test_no_step_waits_for_the_report(tmp_path: Path) -> None:
     wait_for(lambda: not descendants(os.getpid()), 30)
     assert "run-behind-a-pipe" in folder.page.read_text()
     log.close()
+
+
+def test_a_disk_that_fills_up_under_the_event_file_is_the_volumes_fault(tmp_path: Path) -> None:
+    program = """
+import pathlib, sys
+from trainer.errors import RunsFolderError
+from trainer.event_file import EventFile
+from trainer.schema.contract import RunFolder
+log = EventFile(RunFolder(pathlib.Path(sys.argv[1])), 0)
+try:
+    for step in range(100_000):
+        log.write({"step": step, "loss": 1.0})
+except RunsFolderError as error:
+    print(int(error.code), error)
+"""
+    said = on_tmpfs(tmp_path, "size=64k", program)
+    assert said.startswith(f"7 {tmp_path}/tensorboard: No space left on device: make room there")
 
 
 def test_tensorboard_has_the_same_numbers_and_forgets_what_is_trained_again(tmp_path: Path) -> None:

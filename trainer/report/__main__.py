@@ -24,6 +24,9 @@ def write(folder: RunFolder) -> None:
         if owner is not None and not still_owner(folder, owner):
             raise OwnershipLost("another pod owns this run now and writes its report")
 
+    guard()
+    for left in (*folder.root.glob(".report.html.*.tmp"), *folder.root.glob(".loss.png.*.tmp")):
+        left.unlink(missing_ok=True)  # of a report whose rank was killed
     history = read_history(folder)
     write_text(folder.page, page(history, datetime.now(UTC)), guard)
     drawn = picture(history)
