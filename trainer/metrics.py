@@ -75,15 +75,18 @@ class Metrics:
     takes no more."""
 
     def __init__(self, folder: RunFolder, run: str, done: int, ops: Ops) -> None:
-        _drop_after(folder.metrics, done)
-        _drop_after(folder.samples, done)
-        self._folder = folder
-        with named_errors(folder.root):
-            self._file = folder.metrics.open("a", encoding="utf-8")
-            self._samples = folder.samples.open("a", encoding="utf-8")
+        self._folder, self._ops = folder, ops
+        self._open(done)
         self._reporter = Reporter(folder.root)
         self._wandb = _start_wandb(folder, run, ops.wandb) if ops.wandb else None
-        self._tensorboard = EventFile(folder, done) if ops.tensorboard else None
+
+    def _open(self, done: int) -> None:
+        _drop_after(self._folder.metrics, done)
+        _drop_after(self._folder.samples, done)
+        with named_errors(self._folder.root):
+            self._file = self._folder.metrics.open("a", encoding="utf-8")
+            self._samples = self._folder.samples.open("a", encoding="utf-8")
+        self._tensorboard = EventFile(self._folder, done) if self._ops.tensorboard else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""

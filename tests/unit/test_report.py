@@ -140,6 +140,14 @@ def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert "url(" not in text and "@import" not in text and "<script" not in text
 
 
+def test_steps_without_a_loss_are_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, 5)
+    with folder.metrics.open("a") as metrics:
+        metrics.write("\n" + "".join(json.dumps({"step": step, "steps": 8, "loss": None}) + "\n" for step in (6, 7)))
+    said = " ".join(Reader(written(folder)).text.split())
+    assert "step 7 of 8; 2 had a loss that is no number" in said
+
+
 def test_a_folder_with_nothing_in_it_has_a_page(tmp_path: Path) -> None:
     read = Reader(written(RunFolder(tmp_path)))
     assert tmp_path.name in read.text and "Running" in read.text and "figure" not in read.tags

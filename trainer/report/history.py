@@ -46,6 +46,8 @@ class History:
     """result.json, {} before the end."""
     step: int
     steps: int
+    skipped: int
+    """Steps whose loss was no number."""
     seconds: float
     """Of training, evaluations included; 0 where no step was logged yet."""
     drawn: dict[str, Line]
@@ -116,7 +118,7 @@ def _number(value: Any) -> float | None:
 def _metrics(path: Path) -> dict[str, Any]:
     drawn: dict[str, Line] = {}
     evaluations: dict[str, Line] = {"loss": Line()}
-    cost, step, steps, seconds = Line(), 0.0, 0.0, 0.0
+    cost, step, steps, seconds, skipped = Line(), 0.0, 0.0, 0.0, 0
     for record in _records(path):
         at = float(record["step"])
         step, steps = max(step, at), _number(record.get("steps")) or steps
@@ -126,11 +128,13 @@ def _metrics(path: Path) -> dict[str, Any]:
             cost.add(at, _number(record.get("seconds")) or 0.0)
         else:
             seconds = _number(record.get("seconds")) or seconds
+            skipped += "loss" in record and record["loss"] is None
             _add(drawn, {name: record[name] for name in DRAWN if name in record}, at)
     late = sum(value for at, value in zip(cost.steps, cost.values, strict=True) if at >= step)
     return {
         "step": int(step),
         "steps": int(steps),
+        "skipped": skipped,
         "seconds": seconds + late if seconds else 0.0,
         "drawn": drawn,
         "evaluations": {name: line for name, line in evaluations.items() if len(line)},

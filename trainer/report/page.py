@@ -84,7 +84,8 @@ def sentence(history: History) -> str:
 
 def facts(history: History) -> Iterator[tuple[str, str, str]]:
     """(name, value, a word more) for the top of the page."""
-    yield "step", f"{history.step:,}", f"of {history.steps:,}" if history.steps else ""
+    skipped = f"; {history.skipped:,} had a loss that is no number" if history.skipped else ""
+    yield "step", f"{history.step:,}", f"of {history.steps:,}{skipped}" if history.steps else ""
     held, best = history.evaluations.get("loss"), history.best_step
     if held is not None and best is not None:
         values = dict(zip(held.steps, held.values, strict=True))
