@@ -106,7 +106,7 @@ class Metrics:
             for record in records:
                 self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._samples.flush()
-        self._reporter.begin()
+        self._reporter.evaluated()
 
     def close(self) -> None:
         """Flush and end."""

@@ -139,6 +139,8 @@ def test_no_step_waits_for_the_report(tmp_path: Path) -> None:
     folder.config.write_text('{"run": "run-behind-a-pipe", "train": {}}')
     wait_for(lambda: not descendants(os.getpid()), 30)
     assert "run-behind-a-pipe" in folder.page.read_text()
+    log.write_samples([])
+    assert not descendants(os.getpid()), "one in ten seconds at most"
     log.close()
 
 

@@ -1,5 +1,6 @@
 """Starts the program that writes the report: rank 0 while it trains, the launcher at an attempt's end."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 EVERY = 60.0
-"""Seconds after which a report is old while a run trains; every evaluation makes a new one too."""
+"""Seconds after which a report is old while a run trains."""
+APART = 10.0
+"""Seconds between two reports at least, however often a run is evaluated."""
 
 
 def command(folder: Path) -> list[str]:
@@ -22,20 +25,23 @@ class Reporter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() - APART
+        self._evaluated = False
+
+    def evaluated(self) -> None:
+        """There is something new to show: at once, or at one of the next steps."""
+        self._evaluated = True
+        self.step()
 
     def step(self) -> None:
-        """A step is over: the report is made anew where it is old."""
-        if time.monotonic() - self._begun >= EVERY:
-            self.begin()
-
-    def begin(self) -> None:
-        """Make the report anew, unless that is happening already: the next step or evaluation does it then."""
-        if self._process is None or self._process.poll() is not None:
-            self._begun = time.monotonic()
+        """A step is over: the report is made anew where it is time, unless that is still going on."""
+        over = self._process is None or self._process.poll() is not None
+        if over and time.monotonic() - self._begun >= (APART if self._evaluated else EVERY):
+            self._begun, self._evaluated = time.monotonic(), False
             # It is no rank, and nobody shall take it for one who looks for ranks among the processes.
             environ = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-            self._process = subprocess.Popen(command(self._folder), env=environ, stdin=subprocess.DEVNULL)
+            with contextlib.suppress(OSError):  # no process is to be had now: a later step tries again
+                self._process = subprocess.Popen(command(self._folder), env=environ, stdin=subprocess.DEVNULL)
 
     def close(self) -> None:
         """Training is over; the launcher writes the last report."""
@@ -52,4 +58,6 @@ def write_report(folder: Path, own: Mapping[str, str], seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no new report: it was not ready after {limit:.0f} s"
+    except OSError as error:
+        return f"no new report: {error.strerror}"
     return done.stderr.decode("utf-8", errors="replace").strip()
