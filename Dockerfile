@@ -20,7 +20,7 @@ WORKDIR /requirements
 COPY pyproject.toml images/constraints.txt images/pip.conf ./
 RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
         lists = project["optional-dependencies"] | {"kctl": project["dependencies"]}; \
-        [open(name + ".txt", "w").write("\n".join(lists[name])) for name in ("kctl", "trainer", "wandb", "flash")]' \
+        [open(name + ".txt", "w").write("\n".join(lists[name])) for name in ("kctl", "trainer", "wandb", "tensorboard", "flash")]' \
     && rm pyproject.toml \
     && touch --date=@0 ./*
 
@@ -65,7 +65,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     cd /opt/venv/requirements \
-    && DS_BUILD_OPS=0 pip install --requirement trainer.txt --requirement wandb.txt --requirement flash.txt \
+    && DS_BUILD_OPS=0 pip install --requirement trainer.txt --requirement wandb.txt --requirement tensorboard.txt \
+        --requirement flash.txt \
     && pip check \
     && pip freeze > /opt/venv/freeze.txt
 # flash-attn 2: a wheel's name below images/, or flash-attn==VERSION where BASE has nvcc. Its package holds an old copy of

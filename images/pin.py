@@ -33,7 +33,7 @@ def closure(name: str, extras: set[str]) -> dict[str, str]:
 
 def main() -> None:
     """Print the pins, sorted."""
-    pins = closure("kctl", {"trainer", "wandb", "flash"})
+    pins = closure("kctl", {"trainer", "wandb", "tensorboard", "flash"})
     pins.pop("kctl")
     print("# Made by images/pin.py from an environment that passed the tests: raise versions there, not here.")
     print("\n".join(sorted([f"{name}=={version}" for name, version in pins.items()] + [BUILD_BACKEND])))

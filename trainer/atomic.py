@@ -44,11 +44,16 @@ def write_json(path: Path, value: Any, guard: Guard | None = None) -> None:
 
 def write_text(path: Path, text: str, guard: Guard | None = None) -> None:
     """`text` as UTF-8 at `path` (what is no character becomes '?'). RunsFolderError if it cannot be written."""
+    write_bytes(path, text.encode("utf-8", errors="replace"), guard)
+
+
+def write_bytes(path: Path, content: bytes, guard: Guard | None = None) -> None:
+    """`content` at `path`. RunsFolderError if it cannot be written."""
     temp = temporary(path)
     try:
         with named_errors(path):
             with temp.open("wb") as file:
-                file.write(text.encode("utf-8", errors="replace"))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             if guard is not None:

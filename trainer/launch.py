@@ -26,11 +26,14 @@ from trainer.pod.ownership import TIMING, Ownership, Timing, acquire
 from trainer.pod.result import done_already, phase_of, write_result, write_termination_message
 from trainer.pod.stopping import Stop
 from trainer.pod.tee import Tee
+from trainer.report.process import write_report
 from trainer.schema import contract
 from trainer.schema.contract import ExitCode, RunFolder
 from trainer.schema.loading import read_run_file
 from trainer.schema.messages import attempt_line
 
+REPORT_SECONDS = 20.0
+"""How long an attempt's end may wait for its report."""
 DRY_RUN = (sys.executable, "-m", "trainer.train", "--dry-run")
 
 
@@ -190,7 +193,14 @@ def conclude(node: Node, ownership: Ownership, outcome: Outcome, seconds: float)
             ended = attempts.with_end(history, int(outcome.code), outcome.sentence, seconds)
             attempts.write_attempts(node.folder, ended, ownership)
 
-    records: tuple[Callable[[], None], ...] = (write_down, end_attempt, ownership.release)
+    def report() -> None:
+        left = node.stop.kill_at - time.monotonic() if node.stop.asked else REPORT_SECONDS
+        own = {contract.ENV_OWNER: ownership.owner.token}
+        said = write_report(node.folder.root, own, min(left, REPORT_SECONDS))
+        if said:
+            node.tee.say(said)
+
+    records: tuple[Callable[[], None], ...] = (write_down, end_attempt, report, ownership.release)
     for record in records:
         try:
             record()

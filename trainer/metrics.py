@@ -1,5 +1,9 @@
-"""What a run says while it trains: one line a step for people, the same as JSON in metrics.jsonl, wandb if asked."""
+"""What a run says while it trains: one line a step for people, the same as JSON in metrics.jsonl, and the report.
 
+wandb and TensorBoard's event files only if asked for.
+"""
+
+import contextlib
 import json
 import resource
 import time
@@ -9,9 +13,11 @@ from typing import Any
 import torch
 
 from trainer.atomic import named_errors, write_text
+from trainer.event_file import EventFile
 from trainer.pod.outcome import finite
+from trainer.report.process import Reporter
 from trainer.schema.contract import RunFolder
-from trainer.schema.ops import Wandb
+from trainer.schema.ops import Ops, Wandb
 
 
 def say(text: str) -> None:
@@ -19,11 +25,22 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def memory_gib(device: torch.device) -> float:
-    """Peak so far: reserved GPU memory, or resident memory of this process, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def device_state(device: torch.device) -> dict[str, float]:
+    """`mem_gib`, the peak so far: reserved GPU memory, or resident memory of this process; of a GPU also `gpu_util`,
+    the share of the last moments in which it did anything, in percent, where the driver tells."""
+    if device.type != "cuda":
+        return {"mem_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    state = {"mem_gib": torch.cuda.max_memory_reserved(device) / 2**30}
+    with contextlib.suppress(RuntimeError, _nvml_error()):
+        state["gpu_util"] = float(torch.cuda.utilization(device))
+    return state
+
+
+def _nvml_error() -> type[Exception]:
+    import pynvml
+
+    error: type[Exception] = pynvml.NVMLError
+    return error
 
 
 class Pace:
@@ -45,25 +62,31 @@ class Pace:
         self._tokens += tokens
         self._steps += 1
 
-    def take(self, steps_left: int) -> tuple[float, float]:
-        """(tokens per second, seconds left) since the last call."""
+    def take(self, steps_left: int) -> dict[str, float]:
+        """`tokens_per_s` since the last call, and by that `eta_s`, seconds left."""
         seconds = max(1e-9, self._seconds)
         rate, eta = self._tokens / seconds, steps_left * seconds / max(1, self._steps)
         self._seconds, self._tokens, self._steps = 0.0, 0, 0
-        return rate, eta
+        return {"tokens_per_s": rate, "eta_s": eta}
 
 
 class Metrics:
-    """Rank 0's metrics.jsonl and, if asked for, wandb. RunsFolderError where the volume takes no more."""
+    """Rank 0's metrics.jsonl, samples.jsonl and report; and what `ops` asks for. RunsFolderError where the volume
+    takes no more."""
 
-    def __init__(self, folder: RunFolder, run: str, done: int, wandb: Wandb | None) -> None:
-        _drop_after(folder.metrics, done)
-        _drop_after(folder.samples, done)
-        self._folder = folder
-        with named_errors(folder.root):
-            self._file = folder.metrics.open("a", encoding="utf-8")
-            self._samples = folder.samples.open("a", encoding="utf-8")
-        self._wandb = _start_wandb(folder, run, wandb) if wandb else None
+    def __init__(self, folder: RunFolder, run: str, done: int, ops: Ops) -> None:
+        self._folder, self._ops = folder, ops
+        self._open(done)
+        self._reporter = Reporter(folder.root)
+        self._wandb = _start_wandb(folder, run, ops.wandb) if ops.wandb else None
+
+    def _open(self, done: int) -> None:
+        _drop_after(self._folder.metrics, done)
+        _drop_after(self._folder.samples, done)
+        with named_errors(self._folder.root):
+            self._file = self._folder.metrics.open("a", encoding="utf-8")
+            self._samples = self._folder.samples.open("a", encoding="utf-8")
+        self._tensorboard = EventFile(self._folder, done) if self._ops.tensorboard else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""
@@ -73,13 +96,17 @@ class Metrics:
             self._file.flush()
         if self._wandb is not None:
             self._wandb.log(clean, step=int(record["step"]))
+        if self._tensorboard is not None:
+            self._tensorboard.write(clean)
+        self._reporter.step()
 
     def write_samples(self, records: list[dict[str, Any]]) -> None:
-        """Append answers to samples.jsonl."""
+        """Append an evaluation's answers, if any, to samples.jsonl; it is over then."""
         with named_errors(self._folder.samples):
             for record in records:
                 self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._samples.flush()
+        self._reporter.evaluated()
 
     def close(self) -> None:
         """Flush and end."""
@@ -88,6 +115,9 @@ class Metrics:
             self._samples.close()
         if self._wandb is not None:
             self._wandb.finish()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self._reporter.close()
 
 
 def _drop_after(path: Path, done: int) -> None:

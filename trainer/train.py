@@ -34,7 +34,7 @@ from trainer.fast.replays import Replays
 from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
-from trainer.metrics import Pace, memory_gib, say
+from trainer.metrics import Pace, device_state, say
 from trainer.model import Load, load_model
 from trainer.pod import outcome
 from trainer.run import Run, autocast, token_losses
@@ -171,8 +171,8 @@ def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResul
         "grad_norm": result.grad_norm,
     }
     if progress.step % run.train.ops.log_every == 0 or progress.step in (1, run.steps):
-        tokens_per_s, eta = pace.take(run.steps - progress.step)
-        values |= {"tokens_per_s": tokens_per_s, "mem_gib": memory_gib(run.ranks.device), "eta_s": eta}
+        values |= pace.take(run.steps - progress.step) | device_state(run.ranks.device)
+        values["seconds"] = progress.seconds
         say(step_line(values))
         outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
     log.write(values)
@@ -195,7 +195,7 @@ def evaluate(run: Run, step: int, log: metrics.Metrics | None) -> dict[str, floa
     if log is not None:
         said = " ".join(f"{name}={value:.4f}" for name, value in losses.items())
         say(f"evaluation step={step} {said} items={len(run.subset)} seconds={time.monotonic() - start:.1f}")
-        log.write({"step": step, "evaluation": losses})
+        log.write({"step": step, "evaluation": losses, "seconds": time.monotonic() - start})
         log.write_samples([{"step": step, **answer} for answer in answers])
     return losses
 
@@ -255,7 +255,7 @@ def train_on_this_rank(file: RunFile) -> None:
     ranks = join()
     run = setup(file, ranks)
     progress = resume(run)
-    log = metrics.Metrics(run.folder, file.run, progress.step, file.train.ops.wandb) if ranks.first else None
+    log = metrics.Metrics(run.folder, file.run, progress.step, file.train.ops) if ranks.first else None
     progress = fit(run, progress, log)
     summary = export(run, progress)
     dist.barrier()

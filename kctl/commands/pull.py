@@ -1,4 +1,4 @@
-"""kctl pull RUN: its adapter, checked, into a folder here."""
+"""kctl pull RUN: its adapter, checked, into a folder here, and its report beside it."""
 
 import contextlib
 import sys
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from kctl import console
+from kctl.errors import NotFound
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.pull import pull as pull_adapter
+from kctl.run.report import pull_report
 from trainer.schema.contract import RunFolder
 
 
@@ -21,18 +23,30 @@ def pull(
     last: Annotated[
         bool, typer.Option("--last", help="The newest adapter instead of the best, to DIR/RUN-last.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="The report alone, to DIR/RUN.html; a run that failed has one too.")
+    ] = False,
     local: LocalOption = False,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Bring the adapter home; run again after a cut, it goes on where it stopped."""
+    """Bring the adapter home, its report beside it; run again after a cut, it goes on where it stopped."""
     backend, name = located(run, local, namespace, context)
+    page = to / f"{name}.html"
+    if report:
+        with backend.files(name) as files:
+            pull_report(files, page)
+        console.data(str(page))
+        return
     folder = RunFolder(Path())
     source = (folder.adapter_last if last else folder.adapter).name
     target = to / (f"{name}-last" if last else name)
     try:
         with backend.files(name) as files, _bar(name) as progress:
             pulled = pull_adapter(files, source, target, progress)
+            with contextlib.suppress(NotFound):  # of a trainer that wrote none
+                pull_report(files, page)
+                console.say(f"report: {page}")
     except KeyboardInterrupt:
         flags = where_flags(local, namespace, context)
         console.say(f"stopped; kctl pull {name}{flags} goes on from here")

@@ -15,7 +15,8 @@ from types import ModuleType
 import triton
 import triton.language as tl
 
-PACKAGES = ("accelerate", "deepspeed", "peft", "safetensors", "tokenizers", "torch", "transformers", "triton", "wandb")
+PACKAGES = ("accelerate", "deepspeed", "peft", "safetensors", "tokenizers", "torch", "transformers", "triton")
+REPORT = ("PIL", "pynvml", "tensorboardX", "wandb")
 FLASH_4 = ("flash_attn.cute", "flash_attn.cute.interface", "cutlass", "quack")
 
 
@@ -32,7 +33,7 @@ def imports() -> None:
     ours = [importlib.import_module("trainer")]
     names = [one.name for module in ours for one in pkgutil.walk_packages(module.__path__, "trainer.")]
     assert len(names) > 40, names
-    for name in (*PACKAGES, *FLASH_4, *names):
+    for name in (*PACKAGES, *REPORT, *FLASH_4, *names):
         importlib.import_module(name)
 
 

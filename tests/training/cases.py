@@ -77,7 +77,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> None:
             save_file(gradients, case["gradients"])
         return
     progress = resume(run)
-    log = metrics.Metrics(folder, file.run, progress.step, None) if ranks.first else None
+    log = metrics.Metrics(folder, file.run, progress.step, file.train.ops) if ranks.first else None
     summary = export(run, fit(run, progress, log))
     if log is not None:
         log.close()

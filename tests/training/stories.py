@@ -26,6 +26,7 @@ MAIN: dict[str, Any] = {
         "checkpoint": {"every": "4 steps"},
         "generate": {"items": 2},
         "wandb": {"project": "kctl-tests"},
+        "tensorboard": True,
     },
 }
 """6 steps over Qwen3's own vocabulary."""

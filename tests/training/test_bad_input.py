@@ -238,7 +238,8 @@ import pathlib, sys
 from trainer.errors import RunsFolderError
 from trainer.metrics import Metrics
 from trainer.schema.contract import RunFolder
-log = Metrics(RunFolder(pathlib.Path(sys.argv[1])), "run", 0, None)
+from trainer.schema.ops import Ops
+log = Metrics(RunFolder(pathlib.Path(sys.argv[1])), "run", 0, Ops())
 try:
     for step in range(10_000):
         log.write({"step": step, "loss": 1.0})

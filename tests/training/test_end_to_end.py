@@ -16,14 +16,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.training.event_files import events
 from tests.training.stories import (
     MAIN,
     Stories,
     tell_all,
 )
+from tests.unit.test_report import Reader
 from trainer.adapters import verify_adapter
 from trainer.dataset.prepare import prepare
 from trainer.dataset.prepared import KIND_CONTEXT, Items, load_prepared
+from trainer.report.page import printable
 from trainer.schema.loading import read_run_file
 
 pytestmark = pytest.mark.timeout(900)  # everything happens in the first test's fixture
@@ -95,6 +98,15 @@ def test_wandb_offline_holds_the_same_history(stories: Stories) -> None:
     assert losses and all(json.dumps(loss).encode() in told for loss in losses)
 
 
+def test_event_files_hold_it_too(stories: Stories) -> None:
+    folder = stories.world.folder("main")
+    told = [(event.step, one.tag, one.simple_value) for event in events(folder) for one in event.summary.value]
+    for record in stories.world.records("main"):
+        losses = {"evaluation/loss": record["evaluation"]["loss"]} if "evaluation" in record else {}
+        for tag, loss in losses.items() or [("training/loss", record["loss"])]:
+            assert (record["step"], tag, pytest.approx(loss)) in told
+
+
 def test_kctl_tells_the_same_everywhere(stories: Stories) -> None:
     world, run = stories.world, stories.world.run("main")
     status, result = world.status("main"), world.result("main")
@@ -125,6 +137,21 @@ def test_the_adapter_comes_home_and_plain_peft_gives_the_recorded_loss(stories: 
     assert naive_loss(plain, held) == pytest.approx(world.result("main")["before"]["loss"], rel=1e-4)
     model = PeftModel.from_pretrained(plain, home)
     assert naive_loss(model, held) == pytest.approx(world.result("main")["after"]["loss"], rel=1e-4)
+
+
+def test_the_report_is_there_and_comes_home(stories: Stories) -> None:
+    world, run, folder = stories.world, stories.world.run("main"), stories.world.folder("main")
+    page, result = Reader(folder.page.read_text()).text, world.result("main")
+    for words in (run, "Succeeded", f"{result['after']['loss']:.4f}", "succeeded (code 0)", "train.json", "torch 2."):
+        assert words in page, words
+    answers = [json.loads(line)["answer"] for line in folder.samples.read_text().splitlines()]
+    assert len(answers) == 4 and all(printable(answer) in page for answer in answers)
+    assert folder.picture.read_bytes().startswith(b"\x89PNG")
+    assert f"report: adapters/{run}.html" in world.ok("pull", "main", "--local").err
+    assert (world.root / "adapters" / f"{run}.html").read_bytes() == folder.page.read_bytes()
+    diverged = world.ok("pull", "diverging", "--local", "--report").out
+    assert diverged == f"adapters/{world.run('diverging')}.html\n"
+    assert "lower train.optim.lr" in (world.root / diverged.strip()).read_text()
 
 
 def naive_loss(model: torch.nn.Module, items: Items) -> float:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kctl.backends.local.files import LocalFiles
 from kctl.errors import Damaged, KctlError, NotFound, Unreachable
 from kctl.run.pull import parse_manifest, pull
+from kctl.run.report import pull_report
 
 BIG = bytes(range(256)) * 20_000
 
@@ -186,3 +187,20 @@ def test_a_link_on_the_volume_leads_nowhere(run: Path, tmp_path: Path) -> None:
         list(LocalFiles(run).read("adapter/link"))
     with pytest.raises(NotFound):
         list(LocalFiles(run).read("../secret"))
+
+
+def test_the_report_is_fetched_whole_each_time(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "here" / "r.html"
+    with pytest.raises(NotFound, match=r"no report\.html there: a run writes it at its first evaluation"):
+        pull_report(LocalFiles(run), target)
+    for page in (b"<p>long", b"<p>"):
+        (run / "report.html").write_bytes(page)
+        pull_report(LocalFiles(run), target)
+        assert target.read_bytes() == page
+    with pytest.raises(Unreachable):
+        pull_report(Line(run, budget=1, cuts=1), target)
+    assert target.read_bytes() == b"<p>" and [path.name for path in target.parent.iterdir()] == ["r.html"]
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(KctlError, match=r"r\.html: Is a directory; mend it and pull again"):
+        pull_report(LocalFiles(run), target)

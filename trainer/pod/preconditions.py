@@ -16,8 +16,8 @@ from trainer.schema.contract import MANIFEST, RunFolder
 from trainer.schema.identity import train_hash
 from trainer.schema.loading import RunFile, read_run_file
 
-PACKAGES = ("torch", "transformers", "tokenizers", "peft", "deepspeed", "accelerate", "safetensors")
-"""What the ranks import."""
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "deepspeed", "accelerate", "safetensors", "PIL", "pynvml")
+"""What the ranks and the report import."""
 
 PROBE_BYTES = 1 << 20
 """Written and removed again: a volume with less than this left is full."""
@@ -25,10 +25,11 @@ PROBE_BYTES = 1 << 20
 
 def check_packages(train: TrainConfig, packages: tuple[str, ...] = PACKAGES) -> None:
     """ConfigError names every package that cannot be imported; none is imported here."""
-    wanted = (*packages, "wandb") if train.ops.wandb else packages
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    asked = {"wandb": ("wandb", train.ops.wandb), "tensorboardX": ("tensorboard", train.ops.tensorboard)}
+    more = {package: extra for package, (extra, wanted) in asked.items() if wanted}
+    missing = [name for name in (*packages, *more) if importlib.util.find_spec(name) is None]
     if missing:
-        extras = "trainer,wandb" if train.ops.wandb else "trainer"
+        extras = ",".join(["trainer", *more.values()])
         raise ConfigError(
             f"this Python has no {', '.join(missing)}: pip install 'kctl[{extras}]', or use the trainer's image"
         )

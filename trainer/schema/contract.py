@@ -148,6 +148,18 @@ class RunFolder:
         return self.root / "data-report.json"
 
     @property
+    def page(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def picture(self) -> Path:
+        return self.root / "loss.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

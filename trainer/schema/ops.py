@@ -84,3 +84,6 @@ class Ops(Section):
     """Sample answers."""
     wandb: Wandb | None = None
     """null: off."""
+    tensorboard: bool = False
+    """Event files for TensorBoard in the run's folder, below tensorboard/. Needs the package:
+    `pip install kctl[tensorboard]`; the image has it."""
