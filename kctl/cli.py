@@ -28,6 +28,8 @@ VERBS = (
     "wait",
     "cancel",
     "pull",
+    "merge",
+    "generate",
     "delete",
     "prune",
 )

@@ -21,6 +21,9 @@ def pull(
     last: Annotated[
         bool, typer.Option("--last", help="The newest adapter instead of the best, to DIR/RUN-last.")
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The model that kctl merge made, to DIR/RUN-merged.")
+    ] = False,
     local: LocalOption = False,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
@@ -28,8 +31,9 @@ def pull(
     """Bring the adapter home; run again after a cut, it goes on where it stopped."""
     backend, name = located(run, local, namespace, context)
     folder = RunFolder(Path())
-    source = (folder.adapter_last if last else folder.adapter).name
-    target = to / (f"{name}-last" if last else name)
+    whole, adapter = (folder.merged_last, folder.adapter_last) if last else (folder.merged, folder.adapter)
+    source = (whole if merged else adapter).name
+    target = to / f"{name}{'-merged' if merged else ''}{'-last' if last else ''}"
     try:
         with backend.files(name) as files, _bar(name) as progress:
             pulled = pull_adapter(files, source, target, progress)

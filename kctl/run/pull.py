@@ -94,9 +94,9 @@ def _manifest(files: RunFiles, source: str) -> bytes:
             if len(data) > _MANIFEST_LIMIT:
                 raise Damaged(f"{source}/{MANIFEST}: more than {_MANIFEST_LIMIT} bytes; this is no adapter's manifest")
     except NotFound:
-        raise NotFound(
-            f"no {source} there: a run writes it at its first evaluation or its end; see kctl status"
-        ) from None
+        merged = "first: kctl merge" if source.startswith("merged") else ""
+        made = merged or "a run writes it at its first evaluation or its end; see kctl status"
+        raise NotFound(f"no {source} there: {made}") from None
     return data
 
 
