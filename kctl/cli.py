@@ -30,6 +30,7 @@ VERBS = (
     "pull",
     "merge",
     "generate",
+    "export",
     "delete",
     "prune",
 )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kctl import console
+from kctl.errors import UsageError
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.pull import pull as pull_adapter
@@ -24,6 +25,9 @@ def pull(
     merged: Annotated[
         bool, typer.Option("--merged", help="The model that kctl merge made, to DIR/RUN-merged.")
     ] = False,
+    exported: Annotated[
+        bool, typer.Option("--exported", help="The adapter that kctl export made, to DIR/RUN-exported.")
+    ] = False,
     local: LocalOption = False,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
@@ -31,9 +35,12 @@ def pull(
     """Bring the adapter home; run again after a cut, it goes on where it stopped."""
     backend, name = located(run, local, namespace, context)
     folder = RunFolder(Path())
-    whole, adapter = (folder.merged_last, folder.adapter_last) if last else (folder.merged, folder.adapter)
-    source = (whole if merged else adapter).name
-    target = to / f"{name}{'-merged' if merged else ''}{'-last' if last else ''}"
+    if merged and exported:
+        raise UsageError("--merged --exported: name one of them, and pull again for the other")
+    kind = folder.merged if merged else folder.exported if exported else folder.adapter
+    ending = "-last" if last else ""
+    source = f"{kind.name}{ending}"
+    target = to / f"{name}{'' if kind == folder.adapter else f'-{kind.name}'}{ending}"
     try:
         with backend.files(name) as files, _bar(name) as progress:
             pulled = pull_adapter(files, source, target, progress)

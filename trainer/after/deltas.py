@@ -138,7 +138,9 @@ def open_deltas(stack: ExitStack, base: Path, adapter: Path, shapes: Mapping[str
         if shapes.get(pair.parameter) == parameters[pair.parameter]:
             homes[pair.parameter] = pair, None
         else:
-            homes |= {name: (pair, expert) for name, expert in _cut(model, pair, parameters, shapes, base)}
+            homes |= {
+                name: (pair, expert) for name, expert in _cut(model, pair, parameters[pair.parameter], shapes, base)
+            }
 
     def factors(pair: Pair) -> tuple[Tensor, Tensor]:
         a, b = file.get_tensor(pair.a), file.get_tensor(pair.b)
@@ -168,27 +170,34 @@ def _whole(pair: Pair, left: Tensor, right: Tensor) -> Tensor:
     return product if pair.inputs_last else product.mT.contiguous()
 
 
-def _cut(
-    model: PreTrainedModel,
-    pair: Pair,
-    parameters: Mapping[str, tuple[int, ...]],
-    shapes: Mapping[str, tuple[int, ...]],
-    base: Path,
-) -> Iterator[tuple[str, int]]:
-    """(tensor of the files, expert) of the pair's parameter, where each is rows of one expert.
+def cut_rows(model: PreTrainedModel, pair: Pair, shape: tuple[int, ...]) -> dict[str, tuple[int, int]] | None:
+    """Tensor of the files -> (expert, rows) of it that it is; None where it is something else than rows of experts.
 
     The conversion is tried on a probe that says in each row which expert it is of: B can be cut as the parameter is
     only where rows stay rows.
     """
-    shape = parameters[pair.parameter]
     probe = torch.full((*shape[:-1], 2), -1.0)
     probe[..., 0] = torch.arange(pair.experts)[:, None] if pair.experts > 1 else 0
+    found = {}
     for name, part in in_files(model, pair.parameter, probe).items():
-        rows = part.shape[0] if part.ndim == 2 and part.shape[1] == 2 else 0
-        whole = rows and part[:, 0].eq(part[0, 0]).all() and part[:, 1].eq(-1).all()
-        if not (pair.inputs_last and whole and shapes.get(name) == (rows, shape[-1])):
+        plain = pair.inputs_last and part.ndim == 2 and part.shape[1] == 2 and part[:, 1].eq(-1).all()
+        if not plain or part[:, 0].ne(part[0, 0]).any():
+            return None
+        found[name] = int(part[0, 0]), part.shape[0]
+    return found
+
+
+def _cut(
+    model: PreTrainedModel, pair: Pair, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], base: Path
+) -> Iterator[tuple[str, int]]:
+    """(tensor of the files, expert) of the pair's parameter."""
+    rows = cut_rows(model, pair, shape)
+    if rows is None:
+        raise ConfigError(f"{base}: the files hold {pair.parameter} arranged in a way that is not known here")
+    for name, (expert, count) in rows.items():
+        if shapes.get(name) != (count, shape[-1]):
             raise ConfigError(
-                f"{base}: of {pair.parameter} the files hold no {name} of rows of {shape[-1]} values: "
+                f"{base}: of {pair.parameter} the files hold no {name} of {count} rows of {shape[-1]} values: "
                 "save the base model again with transformers' save_pretrained"
             )
-        yield name, int(part[0, 0])
+        yield name, expert

@@ -176,6 +176,14 @@ class RunFolder:
         return self.root / "merged-last"
 
     @property
+    def exported(self) -> Path:
+        return self.root / "exported"
+
+    @property
+    def exported_last(self) -> Path:
+        return self.root / "exported-last"
+
+    @property
     def generated(self) -> Path:
         return self.root / "generated"
 

@@ -1,4 +1,4 @@
-"""kctl merge, kctl pull --merged and kctl generate on a run of this machine, as a user types them."""
+"""kctl merge, export, pull of both and generate on a run of this machine, as a user types them."""
 
 import json
 import shutil
@@ -64,6 +64,17 @@ def test_merge_and_pull(told: tuple[World, FinishedRun]) -> None:
     theirs = made.merged_by_peft().state_dict()
     for name, ours in AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).state_dict().items():
         assert (ours - theirs[name]).abs().max() <= 1e-6, name
+
+
+def test_export_and_pull(told: tuple[World, FinishedRun]) -> None:
+    world, made = told
+    done = world.ok("export", "tiny", "--local")
+    assert f"done: {made.folder.exported}: " in done.err and "the same as the adapter on random inputs" in done.err
+    home = world.ok("pull", "tiny", "--exported", "--local").out.strip()
+    verify_adapter(world.root / home)
+    assert home == f"adapters/{made.run}-exported"
+    both = world.kctl("pull", "tiny", "--exported", "--merged", "--local")
+    assert both.code == 2 and "name one of them" in both.err
 
 
 def test_generate(told: tuple[World, FinishedRun]) -> None:
