@@ -22,5 +22,5 @@ def export(
     backend, name = located(run, local, namespace, context)
     flag, flags = " --last" if last else "", where_flags(local, namespace, context)
     work = Work("export", "trainer.export", (name, "--last") if last else (name,))
-    watched(backend.work(name, work), f"kctl export {name}{flag}{flags}")
+    watched(backend.work(name, work), f"kctl export {name}{flag}{flags}", local)
     console.say(f"bring it home: kctl pull {name} --exported{flag}{flags}")

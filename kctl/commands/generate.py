@@ -11,7 +11,7 @@ from kctl import console
 from kctl.backends.protocol import Work
 from kctl.errors import UsageError
 from kctl.run.find import located
-from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument
 from kctl.run.work import bring, watched
 from trainer.schema.contract import RunFolder
 
@@ -40,7 +40,7 @@ def generate(
     backend, name = located(run, local, namespace, context)
     words = (name, "--test", test, "--out", out.name, "--sampling", json.dumps(sampling))
     work = Work("generate", "trainer.generate", (*words, "--last") if last else words, ranks=True)
-    watched(backend.work(name, work), f"the same command, with --out {out}{where_flags(local, namespace, context)},")
+    watched(backend.work(name, work), "the same command", local)
     with backend.files(name) as files:
         bring(files, f"{RunFolder(Path()).generated.name}/{out.name}", out)
     console.data(str(out))

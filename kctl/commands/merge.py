@@ -22,5 +22,5 @@ def merge(
     backend, name = located(run, local, namespace, context)
     flag, flags = " --last" if last else "", where_flags(local, namespace, context)
     work = Work("merge", "trainer.merge", (name, "--last") if last else (name,))
-    watched(backend.work(name, work), f"kctl merge {name}{flag}{flags}")
+    watched(backend.work(name, work), f"kctl merge {name}{flag}{flags}", local)
     console.say(f"bring it home: kctl pull {name} --merged{flag}{flags}")

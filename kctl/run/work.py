@@ -16,10 +16,10 @@ _ERROR = "error: "
 """How a program of the trainer begins its last words; what torchrun says after them is of no use here."""
 
 
-def watched(lines: Iterable[str], again: str) -> None:
+def watched(lines: Iterable[str], again: str, local: bool) -> None:
     """Every line on stderr until the end. RunFailed with the program's own last words where it fails.
 
-    Ctrl-C: exit code 130, naming the command that goes on.
+    Ctrl-C: exit code 130, naming the command that takes it up again; a pod goes on meanwhile.
     """
     last = ""
     try:
@@ -31,7 +31,8 @@ def watched(lines: Iterable[str], again: str) -> None:
     except RunFailed as error:
         raise RunFailed(last or str(error)) from None
     except KeyboardInterrupt:
-        console.say(f"stopped; what is done is kept: {again} goes on from here")
+        what = "stopped; what is done is kept" if local else "its pod goes on"
+        console.say(f"{what}: {again} takes it up again")
         raise typer.Exit(130) from None
 
 

@@ -69,7 +69,7 @@ def test_a_failure_ends_with_the_programs_own_words(
 ) -> None:
     work = Local(tmp_path / ".kctl").work(run, Work("fail", "json.tool", ("absent.json",)))
     with pytest.raises(RunFailed, match=r"json\.tool ended with code \d"):
-        watched(work, "it")
+        watched(work, "it", True)
     capsys.readouterr()
 
     def torchrun() -> object:
@@ -77,7 +77,7 @@ def test_a_failure_ends_with_the_programs_own_words(
         raise RunFailed("code 1")
 
     with pytest.raises(RunFailed, match=r"^no space \(code 7\)$"):
-        watched(torchrun(), "it")  # type: ignore[arg-type]
+        watched(torchrun(), "it", True)  # type: ignore[arg-type]
     assert capsys.readouterr().err == "one\n"
 
 

@@ -48,7 +48,7 @@ def test_merge_goes_on_without_its_reader_and_comes_home(team: Team, run: str) -
     team.until(lambda: f"pod/{run}-merge" in team.shell.kubectl("get", "pods", "-o", "name"), "the pod of the merge")
     first.send_signal(signal.SIGINT)
     _, err = first.communicate()
-    assert first.returncode == 130 and f"kctl merge {run} goes on from here" in err
+    assert first.returncode == 130 and f"its pod goes on: kctl merge {run} takes it up again" in err
     merged = team.ok("merge", "asked")
     assert f"done: /runs/{run}/merged" in merged.err and f"kctl pull {run} --merged" in merged.err
     assert f"already there: /runs/{run}/merged" in team.ok("merge", "asked").err

@@ -54,7 +54,7 @@ def test_merge_and_pull(told: tuple[World, FinishedRun]) -> None:
     process.send_signal(signal.SIGINT)  # Ctrl-C
     _, err = process.communicate()
     assert process.returncode == 130
-    assert f"what is done is kept: kctl merge {made.run} --local goes on from here" in err
+    assert f"what is done is kept: kctl merge {made.run} --local takes it up again" in err
     assert not world.pids("", "trainer.merge")
     done = world.ok("merge", "tiny", "--local")
     assert f"done: {made.folder.merged}\nbring it home: kctl pull {made.run} --merged --local\n" in done.err

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForCausalLM,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -17,8 +19,9 @@ from transformers import (
 )
 
 from tests.training.answering_run import DATA, answering_run
-from tests.training.finished_runs import FinishedRun
+from tests.training.finished_runs import FinishedRun, finished_run, remanifest
 from trainer import generate as program
+from trainer.after.answering import load_answering
 from trainer.after.finished import finished
 from trainer.after.sampling import Draw, answers
 from trainer.base_model import base_digest
@@ -33,6 +36,7 @@ from trainer.schema.data import Data
 from trainer.schema.sampling import Sampling
 
 CPU = torch.device("cpu")
+ONE = Ranks(0, 1, CPU)
 SAMPLING = Sampling(samples=3, max_new_tokens=24, temperature=1.5)
 
 
@@ -56,7 +60,7 @@ def see(made: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> FinishedRun:
 def task_of(made: FinishedRun, sampling: Sampling = SAMPLING, out: str = "out.json", test: str = "test.json") -> Task:
     run, data = finished(made.run, False), made.root / "data"
     items = asked(run.file.train.data, data, run.base, data / test)
-    return Task(run, data / test, made.folder.generated / out, sampling, items, Ranks(0, 1, CPU))
+    return Task(run, data / test, made.folder.generated / out, sampling, items, ONE)
 
 
 def continuations(value: Any) -> list[list[str | None]]:
@@ -168,7 +172,9 @@ def test_a_draw_has_the_chances_of_transformers_processors() -> None:
         expected = warper(ids, expected)
     chances, count = expected.softmax(-1)[0], 20_000
     streams = [random.Random(number) for number in range(count)]
-    padded = torch.cat([torch.full((1, 2), 5), ids], 1).expand(count, -1)  # padding is not penalised
+    padding = int(chances.argmax())
+    assert padding not in ids
+    padded = torch.cat([torch.full((1, 2), padding), ids], 1).expand(count, -1)  # padding is not penalised
     draw = Draw(sampling, torch.full((count,), 2), streams)
     drawn = draw(padded, scores.expand(count, -1)).argmax(-1).bincount(minlength=40) / count
     assert drawn[chances == 0].sum() == 0
@@ -219,6 +225,36 @@ def test_what_cannot_be_answered(see: FinishedRun, damage: Any, test: str, code:
     with pytest.raises(TrainerError, match=sentence) as refused:
         generate(task_of(see, test=test))
     assert refused.value.code == code
+
+
+def test_an_adapter_that_lacks_a_tensor(see: FinishedRun) -> None:
+    folder, aside = see.folder.adapter, see.root / "adapter"
+    shutil.copytree(folder, aside)
+    weights = load_file(folder / "adapter_model.safetensors")
+    del weights[min(weights)]
+    save_file(weights, folder / "adapter_model.safetensors")
+    remanifest(folder)
+    try:
+        with pytest.raises(TrainerError, match=r"lora_A\.weight is missing") as refused:
+            load_answering(finished(see.run, False), CPU)
+        assert refused.value.code == 6
+    finally:
+        shutil.rmtree(folder)
+        aside.rename(folder)
+
+
+def test_a_whole_model_answers(see: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = task_of(see).items
+    whole = finished_run(tmp_path / "full", "qwen3", "1MB", see.base, 1024, method="full", lora=None, data=DATA)
+    monkeypatch.setenv("TRAINER_MODELS", whole.environ["TRAINER_MODELS"])
+    monkeypatch.setenv("TRAINER_RUNS", whole.environ["TRAINER_RUNS"])
+    run = finished(whole.run, False)
+    model, theirs = load_answering(run, CPU), AutoModelForCausalLM.from_pretrained(whole.folder.adapter)
+    ids = torch.arange(9)[None]
+    assert torch.equal(model(input_ids=ids).logits, theirs(input_ids=ids).logits)
+    task = Task(run, see.root / "data" / "test.json", tmp_path / "out.json", SAMPLING, items, ONE)
+    generate(task)
+    assert len(continuations(json.loads(task.out.read_text()))) == 16
 
 
 def test_an_adapter_of_another_base_and_another_format(see: FinishedRun, tmp_path: Path) -> None:
