@@ -40,7 +40,7 @@ def teach(made: FinishedRun, prepared: Path) -> None:
     """Train the tiny base model a little, so that its answers have tags and an end."""
     model = AutoModelForCausalLM.from_pretrained(made.base)
     items = load_prepared(prepared).train
-    rows = [list(items.tokens(item)) for item in range(16)]
+    rows = [list(items.tokens(item)) for item in range(8)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     labels = torch.full_like(ids, -100)
@@ -50,7 +50,7 @@ def teach(made: FinishedRun, prepared: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a loaded machine two are many times slower
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(40):
+    for _ in range(35):
         logits = model(input_ids=ids).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
