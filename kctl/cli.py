@@ -28,6 +28,9 @@ VERBS = (
     "wait",
     "cancel",
     "pull",
+    "merge",
+    "generate",
+    "export",
     "delete",
     "prune",
 )

@@ -79,7 +79,7 @@ def save_adapter(
         _write_weights(model, state, temp, train, base)
     patterns = isinstance(model, PeftModel) and bool(model.peft_config["default"].rank_pattern)
     write_text(temp / "README.md", model_card(train, run, {**details, "patterns": patterns}))
-    manifest = {"files": _listing(temp), "run": run, "step": details["step"], "base": base_digest(base)}
+    manifest = {"files": listing(temp), "run": run, "step": details["step"], "base": base_digest(base)}
     if train.lora is not None:
         manifest["lora_dropout"] = train.lora.dropout
     write_json(temp / MANIFEST, manifest)
@@ -115,7 +115,8 @@ def base_name(train: TrainConfig) -> str:
     return train.model.hub.id if train.model.hub else str(train.model.path)
 
 
-def _listing(folder: Path) -> dict[str, dict[str, Any]]:
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of a folder, as MANIFEST.json has them."""
     return {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
 
 

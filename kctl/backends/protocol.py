@@ -5,6 +5,7 @@ Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.b
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -22,6 +23,22 @@ class RunFiles(Protocol):
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `offset` on, in chunks. NotFound if it is not there."""
         ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """One of the trainer's programs: `python -m MODULE WORDS`, by torchrun with one process a GPU where `ranks`."""
+
+    role: str
+    """What it is called where it runs, e.g. merge."""
+    module: str
+    words: tuple[str, ...]
+    ranks: bool = False
+
+    def argv(self, per_node: str) -> list[str]:
+        """Its command; `per_node`: how many ranks the run has on a node, as its job says."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={per_node}"] if self.ranks else []
+        return ["python", *torchrun, "-m", self.module, *self.words]
 
 
 class LogSource(Protocol):
@@ -97,4 +114,11 @@ class Backend(LogSource, Protocol):
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume, readable also when its pods are gone."""
+        ...
+
+    def work(self, run: str, work: Work) -> Iterator[str]:
+        """Run a program with the run's volumes and environment to its end; its output, line by line.
+
+        RunFailed where it fails. Asked for again after a stop, it goes on.
+        """
         ...

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kctl import console
-from kctl.errors import NotFound
+from kctl.errors import NotFound, UsageError
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.pull import pull as pull_adapter
@@ -26,6 +26,12 @@ def pull(
     report: Annotated[
         bool, typer.Option("--report", help="The report alone, to DIR/RUN.html; a run that failed has one too.")
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The model that kctl merge made, to DIR/RUN-merged.")
+    ] = False,
+    exported: Annotated[
+        bool, typer.Option("--exported", help="The adapter that kctl export made, to DIR/RUN-exported.")
+    ] = False,
     local: LocalOption = False,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
@@ -39,8 +45,12 @@ def pull(
         console.data(str(page))
         return
     folder = RunFolder(Path())
-    source = (folder.adapter_last if last else folder.adapter).name
-    target = to / (f"{name}-last" if last else name)
+    if merged and exported:
+        raise UsageError("--merged --exported: name one of them, and pull again for the other")
+    kind = folder.merged if merged else folder.exported if exported else folder.adapter
+    ending = "-last" if last else ""
+    source = f"{kind.name}{ending}"
+    target = to / f"{name}{'' if kind == folder.adapter else f'-{kind.name}'}{ending}"
     try:
         with backend.files(name) as files, _bar(name) as progress:
             pulled = pull_adapter(files, source, target, progress)

@@ -23,6 +23,8 @@ from trainer.schema.contract import MANIFEST
 
 _MANIFEST_LIMIT = 4 << 20
 _NAME = re.compile(r"^(?!\.)[A-Za-z0-9._-]{1,200}$")
+_MADE_BY = {"merged": "merge", "exported": "export"}
+"""Folder of a run -> the verb that makes it; the adapter is the run's own."""
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -94,9 +96,9 @@ def _manifest(files: RunFiles, source: str) -> bytes:
             if len(data) > _MANIFEST_LIMIT:
                 raise Damaged(f"{source}/{MANIFEST}: more than {_MANIFEST_LIMIT} bytes; this is no adapter's manifest")
     except NotFound:
-        raise NotFound(
-            f"no {source} there: a run writes it at its first evaluation or its end; see kctl status"
-        ) from None
+        verb = _MADE_BY.get(source.removesuffix("-last"))
+        made = f"first: kctl {verb}" if verb else "a run writes it at its first evaluation or its end; see kctl status"
+        raise NotFound(f"no {source} there: {made}") from None
     return data
 
 

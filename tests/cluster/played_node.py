@@ -7,15 +7,16 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kctl.backends.cluster.volume_pod import LABEL_ROLE
-from tests.cluster.kubelet import Kubelet
+from tests.cluster.kubelet import Kubelet, Log
 from tests.cluster.shell import Shell
-from tests.cluster.verbs_with_rights import LINGERS
+from tests.cluster.verbs_with_rights import LINGERS, WORKED
 
 
 class Machinery:
@@ -23,6 +24,7 @@ class Machinery:
 
     def __init__(self, shell: Shell, kubelet: Kubelet) -> None:
         self._shell, self._over, self._ending = shell, threading.Event(), set[str]()
+        self._kubelet = kubelet
         self.node = f"kctl-test-{secrets.token_hex(3)}"
         made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
         shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
@@ -71,6 +73,11 @@ class Machinery:
         self._shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding), check=False)
         if role == "eraser":  # what it does in its pod is shown by tests of that
             self._status("pod", name, {"phase": "Succeeded"})
+        elif role in ("merge", "export", "generate"):
+            self._kubelet.logs[name] = Log([(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), WORKED)], ended=True)
+            state = {"terminated": {"exitCode": 0}}
+            about = {"name": "pytorch", "state": state, "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+            self._status("pod", name, {"phase": "Succeeded", "containerStatuses": [about]})
         else:
             self.runs(name, role)
 
@@ -81,6 +88,8 @@ def runs_volume(folder: Path) -> Iterator[int]:
     weights = b"adapter" * 1000
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights.bin").write_bytes(weights)
+    (folder / "generated").mkdir()
+    (folder / "generated" / "answers.json").write_text("[]")
     entry = {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
     (folder / "adapter" / "MANIFEST.json").write_text(json.dumps({"files": {"weights.bin": entry}}))
     command = [sys.executable, "-m", "trainer.reader", "--port", "0", "--root", str(folder)]

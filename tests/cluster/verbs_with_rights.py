@@ -23,6 +23,8 @@ WAITS = "waits-11111111"
 WHY = "exceeded quota: team"
 PLAYED = {"kctl.dev/test": "played"}
 """What no node has: a scheduler leaves such pods to the test."""
+WORKED = "done: /runs"
+"""What the programs of merge, export and generate say at their end."""
 OLD = "kctl.dev/test=old"
 LINGERS = "kctl.dev/test"
 """A finalizer: a job with it is not gone at once, as one with pods is not."""
@@ -152,6 +154,19 @@ def _pull(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and pulled.is_file(), done.stderr
 
 
+def _work(person: Person, run: str, verb: str, *flags: str) -> Outcome:
+    """merge or export: its pod's log is shown to the end, and the pod is removed."""
+    done = person.kctl(verb, run[:-1], *flags)
+    left = person.admin.kubectl("get", "pods", "-o", "name").split()
+    return done.returncode == 0 and WORKED in done.stderr and f"pod/{run}-{verb}" not in left, done.stderr
+
+
+def _generate(person: Person, run: str) -> Outcome:
+    flags = ("--test", "test.json", "--out", "answers.json")
+    worked, said = _work(person, run, "generate", *flags)
+    return worked and (person.folder / "answers.json").is_file(), said
+
+
 def _cancel(person: Person, run: str) -> Outcome:
     done = person.kctl("cancel", run)
     return done.returncode == 0 and f"{run} cancelled" in done.stdout, done.stderr
@@ -189,6 +204,9 @@ SCENES = {
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),
+    "merge": Scene(_done_run, lambda person, run: _work(person, run, "merge")),
+    "export": Scene(_done_run, lambda person, run: _work(person, run, "export")),
+    "generate": Scene(_done_run, _generate),
     "cancel": Scene(_live_run, _cancel),
     "delete": Scene(_failed_run, _delete),
     "delete --outputs": Scene(_failed_run, lambda person, run: _delete(person, run, "--outputs", "--yes")),

@@ -180,6 +180,26 @@ class RunFolder:
         return self.root / "adapter-last"
 
     @property
+    def merged(self) -> Path:
+        return self.root / "merged"
+
+    @property
+    def merged_last(self) -> Path:
+        return self.root / "merged-last"
+
+    @property
+    def exported(self) -> Path:
+        return self.root / "exported"
+
+    @property
+    def exported_last(self) -> Path:
+        return self.root / "exported-last"
+
+    @property
+    def generated(self) -> Path:
+        return self.root / "generated"
+
+    @property
     def result(self) -> Path:
         return self.root / "result.json"
 

@@ -17,7 +17,7 @@ from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
-from kctl.backends.protocol import RunFiles
+from kctl.backends.protocol import RunFiles, Work
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
 from kctl.manifest import Manifest
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
@@ -167,6 +167,12 @@ class Cluster:
         from kctl.backends.cluster.files import reader_files
 
         return reader_files(self._api, self._path("Pod"), self._known_job(run), self.list_pods(run))
+
+    def work(self, run: str, work: Work) -> Iterator[str]:
+        """Run a program in a pod made from the job's own template, to its end; the pod goes on without its reader."""
+        from kctl.backends.cluster.work_pod import work_pod, worked
+
+        return worked(self._api, self._path("Pod"), work_pod(self._known_job(run), work))
 
     def erase(self, run: str) -> None:
         """Remove the run's folder from the runs volume, by a pod made from the job's own template."""

@@ -87,14 +87,14 @@ def started(api: Api, pods_path: str, manifest: Manifest) -> str:
     name = str(manifest["metadata"]["name"])
     path, action = f"{pods_path}/{name}", f"start pod {name}"
     _create(api, pods_path, manifest)
-    for pod in _states(api, action, pods_path, name):
+    for pod in states(api, action, pods_path, name):
         if pod is None:
             _create(api, pods_path, manifest)
         elif pod["status"].get("phase") in ("Succeeded", "Failed"):
-            _remove(api, action, path, pod)
+            remove(api, action, path, pod)
         elif pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
             return path
-    raise _too_late(api, action, path)
+    raise too_late(api, action, path)
 
 
 def ended(api: Api, pods_path: str, manifest: Manifest) -> None:
@@ -102,17 +102,17 @@ def ended(api: Api, pods_path: str, manifest: Manifest) -> None:
     name = str(manifest["metadata"]["name"])
     path, action = f"{pods_path}/{name}", f"run pod {name}"
     _create(api, pods_path, manifest)
-    for pod in _states(api, action, pods_path, name):
+    for pod in states(api, action, pods_path, name):
         phase = pod["status"].get("phase") if pod is not None else None
         if pod is not None and phase in ("Succeeded", "Failed"):
-            _remove(api, action, path, pod)
+            remove(api, action, path, pod)
             if phase == "Failed":
                 raise KctlError(f"cannot {action}: {cut(_last_words(pod))}")
             return
-    raise _too_late(api, action, path)
+    raise too_late(api, action, path)
 
 
-def _states(api: Api, action: str, pods_path: str, name: str) -> Iterator[Manifest | None]:
+def states(api: Api, action: str, pods_path: str, name: str) -> Iterator[Manifest | None]:
     """The pod now and after every change, for START_SECONDS; None while there is none."""
     deadline = time.monotonic() + START_SECONDS
     for found in snapshots(api, action, pods_path, {"fieldSelector": f"metadata.name={name}"}, START_SECONDS):
@@ -129,7 +129,8 @@ def _create(api: Api, pods_path: str, manifest: Manifest) -> None:
         return
 
 
-def _remove(api: Api, action: str, path: str, pod: Manifest) -> None:
+def remove(api: Api, action: str, path: str, pod: Manifest) -> None:
+    """Delete that very pod, unless somebody has."""
     if "deletionTimestamp" not in pod["metadata"]:
         api.delete(action, path, {"preconditions": {"uid": pod["metadata"]["uid"]}})
 
@@ -142,7 +143,8 @@ def _last_words(pod: Manifest) -> str:
     return f"it ended as {pod['status'].get('phase')} without a word"
 
 
-def _too_late(api: Api, action: str, path: str) -> TimedOut:
+def too_late(api: Api, action: str, path: str) -> TimedOut:
+    """What to say of a pod that did not get so far within START_SECONDS."""
     namespace, name = path.split("/")[4], path.rpartition("/")[2]
     return TimedOut(
         f"cannot {action}: {_why(api, action, path)} after {START_SECONDS:.0f} s; "

@@ -22,7 +22,8 @@ from kctl.backends.local.files import LocalFiles, write_config_maps
 from kctl.backends.local.pod import ANNOTATION_PID, ANNOTATION_STARTED, read_message
 from kctl.backends.local.process import Process, identify, kill_marked, require_proc
 from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, write_json
-from kctl.backends.protocol import RunFiles
+from kctl.backends.local.work import worked
+from kctl.backends.protocol import RunFiles, Work
 from kctl.backends.run_view import ANNOTATION_LIFE, condition
 from kctl.backends.times import timestamp
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
@@ -199,6 +200,10 @@ class Local:
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume."""
         return contextlib.nullcontext(LocalFiles(runs_folder(self._run(run), self._known_job(run))))
+
+    def work(self, run: str, work: Work) -> Iterator[str]:
+        """Run a program with the run's volumes and environment to its end; it ends with the iterator, too."""
+        return worked(self._run(run), self._known_job(run), work)
 
     def _run(self, name: str) -> LocalRun:
         if not name or "/" in name or name.startswith("."):
