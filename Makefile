@@ -47,6 +47,10 @@ demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull
 test: $(READY) ## Every test that needs no cluster and no GPU (6 minutes)
 	@$(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training
 
+.PHONY: test-faults
+test-faults: $(READY) ## What takes too long for `make test`: kills, damage, full disks, memory (25 minutes)
+	@$(BIN)/python -m pytest tests/faults
+
 .PHONY: bench
 bench: $(READY) ## How fast the trainer is on this machine's GPU, beside others; ROWS="NAME ..." chooses (trainer/README.md)
 	@$(BIN)/python -m trainer.bench $(if $(ROWS),--rows $(ROWS))

@@ -21,8 +21,8 @@ from trainer.schema.identity import canonical
 SCHEMA = 1
 """Raised when what is written is to be read otherwise."""
 MANIFEST = "checkpoint.json"
-DAMAGED = ".damaged"
-"""Ends the name of a folder that was not what had been written."""
+DAMAGED = "damaged-"
+"""Begins the name of a folder that was not what had been written."""
 
 Named = list[tuple[str, nn.Parameter]]
 Files = dict[str, dict[str, Any]]
@@ -197,7 +197,7 @@ def verify(checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> None:
 
 def set_aside(path: Path) -> None:
     """Take a damaged checkpoint out of the way: it must not count among those that are kept."""
-    final = path.with_name(path.name + DAMAGED)
+    final = path.with_name(DAMAGED + path.name)
     with named_errors(path):
         shutil.rmtree(final, ignore_errors=True)
         path.rename(final)
@@ -208,7 +208,7 @@ def prune(folder: RunFolder, keep: int, best_step: int) -> None:
     found = by_step(folder)
     judged = [path for path in found if step_of(path) <= best_step]
     kept = {*found[-keep:], *judged[-1:]}
-    for old in [path for path in found if path not in kept] + list(folder.checkpoints.glob(f"step-*{DAMAGED}")):
+    for old in [path for path in found if path not in kept] + list(folder.checkpoints.glob(f"{DAMAGED}step-*")):
         with named_errors(old):
             gone = temporary(old)  # if this is interrupted, nobody takes the rest for a checkpoint
             old.rename(gone)

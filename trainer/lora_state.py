@@ -110,7 +110,7 @@ def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str
     CheckpointError where a parameter is not wholly covered: the checkpoint is of another model.
     """
     path = checkpoint.path
-    _create_moments(engine, torch.tensor(float(checkpoint.progress.step)))
+    create_moments(engine, torch.tensor(float(checkpoint.progress.step)))
     by_name = dict(parameters)
     covered = dict.fromkeys(by_name, 0)
     own = {(name, part): (start, value) for one in owned(engine) for name, start, part, value in one.slices()}
@@ -127,8 +127,8 @@ def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str
         raise CheckpointError(f"{path}: {short[0]} is incomplete (and {len(short) - 1} more); remove {path}")
 
 
-def _create_moments(engine: Any, step: Tensor) -> None:
-    # AdamW makes its state at the first step; a resumed run needs it before.
+def create_moments(engine: Any, step: Tensor) -> None:
+    """What AdamW makes at its first step, zeros after `step` updates: a resumed run needs it before."""
     for flat in engine.optimizer.single_partition_of_fp32_groups:
         engine.optimizer.optimizer.state[flat] = {
             "step": step.to(flat.device).clone() if flat.is_cuda else step.clone(),

@@ -49,10 +49,10 @@ def due(run: Run, step: int) -> bool:
     return False
 
 
-def save(run: Run, progress: Progress, stopping: bool = False) -> None:
+def save(run: Run, progress: Progress, wait: bool = False) -> None:
     """Begin a checkpoint of all ranks, which is published by rank 0 while they train on; under ZeRO-3 write it now.
 
-    `stopping`: return on every rank once it is there, or raise what prevents it; else trouble of the volume is said.
+    `wait`: return on every rank once it is there, or raise what prevents it; else trouble of the volume is said.
     """
     settle(run)
     run.due.reset()
@@ -62,10 +62,10 @@ def save(run: Run, progress: Progress, stopping: bool = False) -> None:
             _write_full(run, progress, temp)
             return
         run.writer.begin(temp, _about(run, progress), lambda files: _publish(run, progress, temp, files))
-        if stopping:
+        if wait:
             run.writer.finish()
     except RunsFolderError as error:
-        if stopping:
+        if wait:
             raise
         _say_unsaved(run, error)
 

@@ -107,7 +107,7 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         if log is not None:
             record(run, log, progress, result, pace)
         if result.stop:  # before an evaluation, which may take longer than the grace
-            save(run, progress, stopping=True)
+            save(run, progress, wait=True)
             if log is not None:
                 outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
             raise_stop(result.stop, progress)

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.training.tiny import SMALL_VOCABULARY, small_tokenizer, tiny_dense
 from tests.training.world import WORDS, write_pairs
 from trainer.checkpoints import Progress
@@ -36,15 +34,18 @@ OWNER = Owner(pod_uid="one-rank", attempt=1, counter=0, host="here", pid=1, star
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """This process as the only rank; its environment is as it was afterwards."""
-    with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
+    before = dict(os.environ)
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        for name, value in {**single, "DS_ACCELERATOR": "cpu", contract.ENV_OWNER: OWNER.token}.items():
-            patch.setenv(name, value)
-        probe.close()
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    try:
         yield join()
         leave()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def write_inputs(root: Path) -> None:
@@ -74,15 +75,17 @@ def config(data: str = "data", **changes: Any) -> TrainConfig:
 
 
 def begin(root: Path, ranks: Ranks, train: TrainConfig) -> Run:
-    """The run, set up; its folder is below root/runs and belongs to this process."""
+    """The run, set up; its folder is below root/runs and belongs to this process and its peers."""
     file = RunFile(run_name("tiny", train), train)
     folder = contract.RunFolder(root / "runs" / file.run)
-    folder.root.mkdir(parents=True)
-    folder.owner.write_text(json.dumps(asdict(OWNER)))
+    if ranks.first:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.owner.write_text(json.dumps(asdict(OWNER)))
     os.environ |= {
         contract.ENV_PREPARED: str(root / "prepared-data"),
         contract.ENV_MODELS: str(root),
         contract.ENV_RUN_FOLDER: str(folder.root),
+        contract.ENV_OWNER: OWNER.token,
     }
     return setup(file, ranks)
 

@@ -76,7 +76,7 @@ def test_of_200_damaged_checkpoints_none_is_loaded(bench: Bench, capsys: pytest.
         skipped, resumed = said
         assert skipped.startswith(f"damaged checkpoint skipped: {bench.run.folder.checkpoints}/step-"), what
         assert resumed == f"resumed from step-{older:06d}", what
-        assert [path.suffix for path in bench.run.folder.checkpoints.iterdir()].count(".damaged") == 1, what
+        assert len(list(bench.run.folder.checkpoints.glob("damaged-step-*"))) == 1, what
     assert 0 < refusals < 22, "manifests of the other run's checkpoint of the same step"
 
 
@@ -100,16 +100,16 @@ def test_where_none_is_whole_nothing_starts_from_zero(bench: Bench) -> None:
             CheckpointError, match=r"none of the 3 checkpoints can be used: .*step-000006.* raise train.rev"
         ):
             resume(bench.run)
-    assert not list(bench.run.folder.checkpoints.glob("*.damaged"))
+    assert not list(bench.run.folder.checkpoints.glob("damaged-*"))
 
 
 def test_a_damaged_one_is_set_aside_and_goes_when_another_is_written(bench: Bench) -> None:
     bench.restore()
     (bench.path(6) / MANIFEST).unlink()
     progress = resume(bench.run)
-    aside = bench.run.folder.checkpoints / "step-000006.damaged"
+    aside = bench.run.folder.checkpoints / "damaged-step-000006"
     assert progress.step == 4 and aside.is_dir()
-    save(bench.run, steps(bench.run, progress, 1), stopping=True)
+    save(bench.run, steps(bench.run, progress, 1), wait=True)
     assert not aside.exists() and bench.path(5).is_dir()
 
 
@@ -182,7 +182,7 @@ def test_training_goes_on_where_the_volume_takes_no_checkpoint(
         settle(run)
         (said,) = capsys.readouterr().out.splitlines()
         with pytest.raises(RunsFolderError, match=r"File too large.*submit again"):
-            save(run, progress, stopping=True)
+            save(run, progress, wait=True)
     assert said.startswith(f"no checkpoint: {run.folder.checkpoints}/.step-000006.") and "File too large" in said
     assert said.endswith("training goes on, the next try is in 1000 steps")
     assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == [f"step-00000{step}" for step in SAVED]
@@ -234,7 +234,7 @@ def test_a_stop_waits_for_the_checkpoint_that_is_being_written(bench: Bench) -> 
     later = steps(run, progress, 1)
     assert run.writer.busy and not due(run, 1000), "one at a time"
     threading.Timer(0.2, go_on.set).start()
-    save(run, later, stopping=True)
+    save(run, later, wait=True)
     assert [checkpoints.step_of(path) for path in checkpoints.by_step(run.folder)] == [2, 4, 6, 7]
     assert not due(run, 1001) and due(run, 2000)
 
