@@ -203,11 +203,14 @@ def set_aside(path: Path) -> None:
         path.rename(final)
 
 
-def prune(folder: RunFolder, keep: int, best_step: int) -> None:
-    """Remove all but the newest `keep` and the newest that is not past the best evaluation; damaged ones too."""
+def prune(folder: RunFolder, keep: int, best_step: int, keep_every: int | None = None) -> None:
+    """Remove all but the newest `keep`, the newest that is not past the best evaluation, and the first in each
+    `keep_every` steps; damaged ones too."""
     found = by_step(folder)
     judged = [path for path in found if step_of(path) <= best_step]
-    kept = {*found[-keep:], *judged[-1:]}
+    firsts = {step_of(path) // keep_every: path for path in reversed(found)} if keep_every else {}
+    firsts.pop(0, None)
+    kept = {*found[-keep:], *judged[-1:], *firsts.values()}
     for old in [path for path in found if path not in kept] + list(folder.checkpoints.glob(f"{DAMAGED}step-*")):
         with named_errors(old):
             gone = temporary(old)  # if this is interrupted, nobody takes the rest for a checkpoint

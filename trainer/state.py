@@ -113,7 +113,9 @@ def _publish(run: Run, progress: Progress, temp: Path, files: Files) -> None:
     about = {"world": run.ranks.world, "position": position}
     checkpoints.publish(temp, run.folder, run.origin, progress, about, files, lambda: assert_owner(run))
     say(f"checkpoint step={progress.step}")
-    checkpoints.prune(run.folder, run.train.ops.checkpoint.keep, progress.best_step)
+    wanted = run.train.ops.checkpoint
+    best_step = 0 if run.full else progress.best_step  # a whole model's state is hundreds of gigabytes
+    checkpoints.prune(run.folder, wanted.keep, best_step, wanted.keep_every)
 
 
 def _write_full(run: Run, progress: Progress, temp: Path) -> None:

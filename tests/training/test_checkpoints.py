@@ -17,6 +17,7 @@ from tests.training.one_rank import OWNER, SAVED, Bench, fingerprint, make_bench
 from trainer import checkpoints, state
 from trainer.checkpoints import MANIFEST, Files, Progress
 from trainer.errors import CheckpointError, OwnershipLost, RunsFolderError
+from trainer.schema.contract import RunFolder
 from trainer.state import due, resume, save, settle
 
 
@@ -248,6 +249,14 @@ def test_the_newest_and_the_best_are_kept(bench: Bench) -> None:
     settle(run)
     kept = [checkpoints.step_of(path) for path in checkpoints.by_step(run.folder)]
     assert kept == [2, 8, 9, 10], "2 is what the best adapter, of step 3, came from"
+
+
+def test_the_first_of_every_so_many_steps_is_kept(bench: Bench) -> None:
+    folder = RunFolder(bench.root / "kept")
+    for step in range(4, 60, 4):
+        folder.checkpoint(step).mkdir(parents=True)
+        checkpoints.prune(folder, keep=2, best_step=27, keep_every=15)
+    assert [checkpoints.step_of(path) for path in checkpoints.by_step(folder)] == [16, 24, 32, 48, 52, 56]
 
 
 def test_no_room_is_said_before_anything_is_written(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
