@@ -146,8 +146,8 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise CheckpointDamaged(f"{path / MANIFEST}: cannot be read ({error})") from None
     if not whole:
         raise CheckpointDamaged(f"{path / MANIFEST}: is not what was written")
-    if value["schema"] != SCHEMA:
-        raise _other_version(path, f"a version of this trainer whose schema is {value['schema']}, not {SCHEMA}")
+    if value.get("schema") != SCHEMA:
+        raise _other_version(path, f"a version of this trainer whose schema is {value.get('schema')}, not {SCHEMA}")
     return dict(value)
 
 

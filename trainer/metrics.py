@@ -15,8 +15,8 @@ from trainer.schema.ops import Wandb
 
 
 def say(text: str) -> None:
-    """One line on the log, at once."""
-    print(text, flush=True)
+    """One line on the log, at once, and in one piece: two threads may speak."""
+    print(f"{text}\n", end="", flush=True)
 
 
 def memory_gib(device: torch.device) -> float:

@@ -33,7 +33,12 @@ def assert_owner(run: Run) -> None:
 
 def due(run: Run, step: int) -> bool:
     """Rank 0's clock: should a checkpoint be begun after `step` updates? Not while one is written, nor without room."""
-    if not run.ranks.first or not run.due.asks(step) or run.writer.busy:
+    if not run.ranks.first or not run.due.asks(step):
+        return False
+    if run.writer.busy:
+        if not run.writer.overdue:
+            say(f"step {step}: the next checkpoint waits, the one before is still being written: a slow volume")
+        run.writer.overdue = True
         return False
     needed = run.details["trained"] * (BYTES_FULL if run.full else BYTES_LORA)
     place = run.folder.checkpoints if run.folder.checkpoints.is_dir() else run.folder.root
@@ -121,11 +126,11 @@ def _publish(run: Run, progress: Progress, temp: Path, files: Files) -> None:
 def _write_full(run: Run, progress: Progress, temp: Path) -> None:
     full_state.write_shards(run.engine, temp)
     dist.barrier()
-    failed: RunsFolderError | None = None
+    failed: TrainerError | None = None
     if run.ranks.first:
         try:
             _publish(run, progress, temp, checkpoints.signatures(temp))
-        except RunsFolderError as error:
+        except TrainerError as error:
             shutil.rmtree(temp, ignore_errors=True)
             failed = error
     # A rank that stops and leaves now would make torchrun end rank 0 in the middle of publishing.

@@ -34,6 +34,8 @@ class Writer:
         self._error: TrainerError | None = None
         self._own_done = threading.Event()
         self._abandoned = threading.Event()
+        self.overdue = False
+        """It was said that the next one waits."""
 
     @property
     def busy(self) -> bool:
@@ -51,7 +53,7 @@ class Writer:
         Every rank calls it at the same step, after finish(). `about` goes into the header of each file.
         """
         assert self._thread is None, "one at a time"
-        self._temp, self._error = temp, None
+        self._temp, self._error, self.overdue = temp, None, False
         self._own_done.clear()
         self._abandoned.clear()
         self._snapshot.begin()

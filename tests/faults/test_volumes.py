@@ -74,5 +74,6 @@ def test_steps_are_made_while_the_volume_stands_still_and_a_stop_waits(said: dic
         "rank 0: 3 steps, writing: True, asked again: False",
         "rank 1 waited: True",
         "rank 1: 3 steps, writing: True, asked again: False",
+        "step 1000: the next checkpoint waits, the one before is still being written: a slow volume",
     ]
     assert said["resumed"] == ["resumed from step-000008"]

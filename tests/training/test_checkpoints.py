@@ -8,15 +8,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.training.damage import DAMAGES, of_another_run, same_as_written, sign, under_another_name
 from tests.training.one_rank import OWNER, SAVED, Bench, fingerprint, make_bench, steps
 from trainer import checkpoints, state
 from trainer.checkpoints import MANIFEST, Files, Progress
-from trainer.errors import CheckpointError, OwnershipLost, RunsFolderError
+from trainer.errors import CheckpointDamaged, CheckpointError, OwnershipLost, RunsFolderError
 from trainer.schema.contract import RunFolder
 from trainer.state import due, resume, save, settle
 
@@ -79,6 +83,23 @@ def test_of_200_damaged_checkpoints_none_is_loaded(bench: Bench, capsys: pytest.
         assert resumed == f"resumed from step-{older:06d}", what
         assert len(list(bench.run.folder.checkpoints.glob("damaged-step-*"))) == 1, what
     assert 0 < refusals < 22, "manifests of the other run's checkpoint of the same step"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("schema", "sha256", "files")), inner),
+    max_leaves=6,
+)
+
+
+@given(content=st.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_stands_in_a_manifest_it_is_damaged(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "step-000001"
+        path.mkdir()
+        (path / MANIFEST).write_bytes(content)
+        with pytest.raises(CheckpointDamaged, match=MANIFEST):
+            checkpoints.read(path, checkpoints.Origin("run", "config", "base", "data"))
 
 
 def test_a_file_of_another_step_is_noticed_even_where_the_manifest_lists_it(bench: Bench) -> None:
