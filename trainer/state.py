@@ -161,8 +161,8 @@ def resume(run: Run) -> Progress:
         damages.append(damage)
     if damages:
         raise CheckpointError(
-            f"{run.folder.checkpoints}: none of the {len(found)} checkpoints can be used: {damages[0]}: put a whole "
-            "one there, or raise train.revision to start from nothing"
+            f"none of {len(found)} checkpoints can be used; {damages[0]}: put a whole one there, or raise "
+            "train.revision to start anew"
         )
     return Progress()
 
