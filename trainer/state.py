@@ -168,14 +168,25 @@ def resume(run: Run) -> Progress:
 
 
 def _examine(run: Run, path: Path) -> tuple[Checkpoint | None, str]:
-    """What is at `path`; None and the reason where any rank finds it damaged. The ranks share the reading."""
-    checkpoint, damage = None, ""
+    """What is at `path`; None and the reason where it is damaged. Each rank compares its share of the files.
+
+    TrainerError where only some ranks see all files.
+    """
+    checkpoint, unread, damage = None, "", ""
     try:
         checkpoint = checkpoints.read(path, run.origin)
+    except CheckpointDamaged as error:
+        unread = str(error)
+    seen = gathered(unread)
+    if checkpoint is None or any(seen):
+        if "" in seen:
+            raise TrainerError(f"only some ranks see a whole checkpoint ({max(seen)}); trying again")
+        return None, unread
+    try:
         checkpoints.verify(checkpoint, run.ranks.rank, run.ranks.world)
     except CheckpointDamaged as error:
         damage = str(error)
-    damage = next(filter(None, gathered(damage)), "")
+    damage = max(gathered(damage))
     return (None if damage else checkpoint), damage
 
 
