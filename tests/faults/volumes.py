@@ -5,6 +5,7 @@ What happens to the volume happens between two steps of a real run. Rank 0 says 
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from trainer.errors import RunsFolderError
 from trainer.run import Run
 from trainer.state import due, resume, save, settle
 
-FROZEN_SECONDS = 4.0
+PAUSE, AT_MOST = 1.0, 60
+"""Seconds for which a stop finds the volume standing still; after which it moves again whatever becomes of us."""
 
 
 def tell(run: Run, text: str) -> None:
@@ -77,19 +79,20 @@ def troubled(run: Run, progress: Progress) -> Progress:
 
 def frozen(run: Run, progress: Progress) -> Progress:
     """The volume stands still while a checkpoint is written: steps are made meanwhile, and a stop waits for it."""
-    temp = state._place(run, progress.step)
+    temp, place = state._place(run, progress.step), run.folder.checkpoints
     if run.ranks.first:
-        place = run.folder.checkpoints
         subprocess.run(["fsfreeze", "-f", place], check=True)
-        subprocess.Popen(["sh", "-c", f'sleep {FROZEN_SECONDS}; fsfreeze -u "{place}"'])  # whatever becomes of us
+        thaw = subprocess.Popen(["bash", "-c", f'read -t {AT_MOST} _; fsfreeze -u "{place}"'], stdin=subprocess.PIPE)
     dist.barrier()
-    begun = time.monotonic()
     run.writer.begin(temp, state._about(run, progress), partial(state._publish, run, progress, temp))
     later = steps(run, progress, 3)
-    seconds = time.monotonic() - begun
     print(f"rank {run.ranks.rank}: 3 steps, writing: {run.writer.busy}, asked again: {due(run, 1000)}", flush=True)
+    dist.barrier()
+    begun = time.monotonic()
+    if run.ranks.first:
+        threading.Timer(PAUSE, thaw.communicate).start()
     save(run, later, wait=True)
-    print(f"rank {run.ranks.rank} waited: {seconds < FROZEN_SECONDS <= time.monotonic() - begun}", flush=True)
+    print(f"rank {run.ranks.rank} waited: {time.monotonic() - begun >= PAUSE / 2}", flush=True)
     return later
 
 
