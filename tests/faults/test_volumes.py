@@ -55,7 +55,7 @@ def test_training_goes_on_and_a_stop_says_why(said: dict[str, list[str]], name: 
     assert len(unsaved) == 1, said[name]
     assert words in unsaved[0] and remedy in unsaved[0] and "training goes on" in unsaved[0]
     stopped = sorted(line for line in said[name] if line.startswith("rank "))
-    assert [line.split(":")[0] for line in stopped] == ["rank 0 stops with code 7", "rank 1 stops with code 7"]
+    assert [line.split(":")[0] for line in stopped] == ["rank 0 stops with code 7", "rank 1 stops with code 7"], said
     assert all(words in line and remedy in line and "submit again" in line for line in stopped)
 
 

@@ -19,6 +19,7 @@ from trainer import state
 from trainer.checkpoints import Progress
 from trainer.distributed import join, leave
 from trainer.errors import RunsFolderError
+from trainer.metrics import say
 from trainer.run import Run
 from trainer.state import due, resume, save, settle
 
@@ -30,7 +31,7 @@ def tell(run: Run, text: str) -> None:
     """Everything of before is said by then; who reads it knows where it belongs."""
     dist.barrier()
     if run.ranks.first:
-        print(text, flush=True)
+        say(text)
     dist.barrier()
 
 
@@ -73,7 +74,7 @@ def troubled(run: Run, progress: Progress) -> Progress:
     try:
         save(run, progress, wait=True)
     except RunsFolderError as error:
-        print(f"rank {run.ranks.rank} stops with code {int(error.code)}: {error}", flush=True)
+        say(f"rank {run.ranks.rank} stops with code {int(error.code)}: {error}")
     return progress
 
 
@@ -86,13 +87,13 @@ def frozen(run: Run, progress: Progress) -> Progress:
     dist.barrier()
     run.writer.begin(temp, state._about(run, progress), partial(state._publish, run, progress, temp))
     later = steps(run, progress, 3)
-    print(f"rank {run.ranks.rank}: 3 steps, writing: {run.writer.busy}, asked again: {due(run, 1000)}", flush=True)
+    say(f"rank {run.ranks.rank}: 3 steps, writing: {run.writer.busy}, asked again: {due(run, 1000)}")
     dist.barrier()
     begun = time.monotonic()
     if run.ranks.first:
         threading.Timer(PAUSE, thaw.communicate).start()
     save(run, later, wait=True)
-    print(f"rank {run.ranks.rank} waited: {time.monotonic() - begun >= PAUSE / 2}", flush=True)
+    say(f"rank {run.ranks.rank} waited: {time.monotonic() - begun >= PAUSE / 2}")
     return later
 
 
