@@ -85,7 +85,7 @@ def _replace(temp: Path, final: Path, guard: Guard | None) -> None:
     for folder, _, names in os.walk(temp):
         for name in names:
             Path(folder, name).chmod(0o644)
-            _sync_file(Path(folder, name))
+            sync_file(Path(folder, name))
         _sync_folder(Path(folder))
     if guard is not None:
         guard()
@@ -134,7 +134,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Return once the file's content is on the disk. OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -144,7 +145,7 @@ def _sync_file(path: Path) -> None:
 
 def _sync_folder(path: Path) -> None:
     try:
-        _sync_file(path)
+        sync_file(path)
     except OSError as error:
         # Some network file systems have no fsync of folders; their renames are as durable as they get.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):

@@ -1,28 +1,32 @@
-"""Resumable state of a LoRA run: safetensors and JSON only, nothing is unpickled.
+"""Checkpoints on the runs volume: which there are, whether each is whole and this run's, which are kept.
 
-Each rank writes the slices of the optimiser that it owns (fp32 master, both moments), keyed
-`<parameter>:<offset>:<part>`; they are loaded at any number of ranks without conversion. checkpoint.json has the
-rest: step, what the ranks remember, and size and sha256 of every file. A folder appears by rename, whole.
+A folder appears by rename with checkpoint.json, the manifest: what the state belongs to, where in the data it is, what
+the ranks remember, size and sha256 of every file, and its own sha256. What is in the files: lora_state, full_state.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import nn
 
-from trainer.atomic import Guard, named_errors, replace_folder, write_json
-from trainer.errors import CheckpointError, RunsFolderError
+from trainer.atomic import Guard, named_errors, replace_folder, temporary, write_json
+from trainer.errors import CheckpointDamaged, CheckpointError
 from trainer.schema.contract import RunFolder
+from trainer.schema.identity import canonical
 
-STATE = "checkpoint.json"
-PARTS = ("master", "exp_avg", "exp_avg_sq")
+SCHEMA = 1
+"""Raised when what is written is to be read otherwise."""
+MANIFEST = "checkpoint.json"
+DAMAGED = "damaged-"
+"""Begins the name of a folder that was not what had been written."""
+
+Named = list[tuple[str, nn.Parameter]]
+Files = dict[str, dict[str, Any]]
+"""Size and sha256 of every file by its name below the checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -44,140 +48,171 @@ class Progress:
     """Time spent training, over all attempts."""
 
 
-Named = list[tuple[str, torch.nn.Parameter]]
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint belongs to; for anything else it is of no use."""
+
+    run: str
+    config: str
+    """sha256 of what the run computes (trainer.schema.identity)."""
+    base: str
+    """Digest of the base model's weights."""
+    data: str
+    """Digest of the items trained and judged on."""
 
 
-def newest(folder: RunFolder) -> Path | None:
-    """The newest complete checkpoint, or None."""
-    complete = [path for path in _by_step(folder) if (path / STATE).is_file()]
-    return complete[-1] if complete else None
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was read; `world`: how many ranks wrote it."""
+
+    path: Path
+    world: int
+    progress: Progress
+    files: Files
 
 
-def _by_step(folder: RunFolder) -> list[Path]:
+def by_step(folder: RunFolder) -> list[Path]:
     """Checkpoint folders, oldest first: by number, since the names of long runs have more than six digits."""
     found = [path for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=step_of)
 
 
-def clear(temp: Path) -> None:
-    """An empty folder for a checkpoint in the making, whatever a killed attempt left."""
-    shutil.rmtree(temp, ignore_errors=True)
-    temp.mkdir(parents=True)
+def step_of(path: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(path.name[5:])
 
 
-def write_slices(engine: Any, temp: Path, rank: int) -> None:
-    """This rank's share into `temp` (shared by all ranks)."""
-    tensors = {
-        f"{name}:{start}:{part}": value.detach().cpu().contiguous().clone()
-        for name, start, part, value in _owned(engine)
-    }
-    try:
-        save_file(tensors, str(temp / f"rank-{rank:04d}.safetensors"))
-    except (OSError, SafetensorError) as error:
-        raise RunsFolderError(
-            f"{temp}: the checkpoint cannot be written: {error}; make room and submit again"
-        ) from None
+def publish(
+    temp: Path, folder: RunFolder, origin: Origin, progress: Progress, about: dict[str, Any], files: Files, guard: Guard
+) -> None:
+    """Rank 0, once all files are in `temp`: the manifest, then the rename. `about`: world, and where in the data it is.
 
-
-def publish(temp: Path, folder: RunFolder, progress: Progress, data: str, keep: int, guard: Guard) -> None:
-    """Rank 0, after every rank's write_slices: sign the files, rename, drop the oldest beyond `keep`.
-
-    `data`: digest of the data it was trained on.
+    RunsFolderError if the volume does not take it; what `guard` raises.
     """
-    files = {path.relative_to(temp).as_posix(): _signature(path) for path in sorted(temp.rglob("*")) if path.is_file()}
-    write_json(temp / STATE, {"progress": asdict(progress), "data": data, "files": files})
+    value = {"schema": SCHEMA, **asdict(origin), "step": progress.step, **about}
+    value |= {"progress": asdict(progress), "files": files}
+    write_json(temp / MANIFEST, {**value, "sha256": _own_digest(value)})
     replace_folder(temp, folder.checkpoint(progress.step), guard)
-    for old in _by_step(folder)[:-keep]:
-        with named_errors(old):
-            shutil.rmtree(old)
 
 
-def read_progress(path: Path) -> tuple[Progress, str]:
-    """(progress, digest of the data) of a checkpoint whose files are as they were written; CheckpointError names
-    what is not."""
-    try:
-        value = json.loads((path / STATE).read_text(encoding="utf-8"))
-        progress = Progress(**value["progress"])
-        files, data = dict(value["files"]), str(value["data"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path / STATE}: cannot be read ({error}); remove {path} to use an older one") from None
-    for name, expected in files.items():
-        found = _signature(path / name) if (path / name).is_file() else None
-        if found != expected:
-            raise CheckpointError(f"{path / name}: is not what was written; remove {path} to use an older one")
-    return progress, data
-
-
-def load_slices(parameters: Named, engine: Any, path: Path, step: int) -> None:
-    """Parameters, masters and moments from a checkpoint written by any number of ranks after `step` updates.
-
-    Raises CheckpointError where a parameter is not wholly covered: the checkpoint is of another model.
-    """
-    _create_moments(engine, torch.tensor(float(step)))
-    by_name = dict(parameters)
-    covered = dict.fromkeys(by_name, 0)
-    owned = {(name, part): (start, value) for name, start, part, value in _owned(engine)}
-    for name, start, part, value in _stored(path):
-        if name not in by_name:
-            raise CheckpointError(f"{path}: holds {name}, which this model does not train; remove {path}")
-        if part == "master":
-            covered[name] += value.numel()
-            by_name[name].data.view(-1)[start : start + value.numel()].copy_(value)
-        if (name, part) in owned:
-            _copy_overlap(*owned[name, part], start, value)
-    short = [name for name, count in covered.items() if count != by_name[name].numel()]
-    if short:
-        raise CheckpointError(f"{path}: {short[0]} is incomplete (and {len(short) - 1} more); remove {path}")
-
-
-def _owned(engine: Any) -> Iterator[tuple[str, int, str, torch.Tensor]]:
-    """(name, offset in that parameter, part, slice) of everything this rank's optimiser owns."""
-    state = engine.optimizer.optimizer.state
-    groups = engine.optimizer.single_partition_of_fp32_groups
-    for flat in engine.module.flats:
-        mapping = flat.parameter._hp_mapping
-        if mapping is None:
-            continue
-        address, values = mapping.hp_fragment_address, {"master": mapping.hp_fragment}
-        moments = state.get(groups[mapping.param_group_index], {})
-        for part in PARTS[1:]:
-            if part in moments:
-                values[part] = moments[part].narrow(0, address.start, address.numel)
-        first = mapping.lp_fragment_address.start
-        for name, parameter, begin in flat.pieces:
-            low, high = max(first, begin), min(first + address.numel, begin + parameter.numel())
-            if low < high:
-                for part, value in values.items():
-                    yield name, low - begin, part, value[low - first : high - first]
-
-
-def _create_moments(engine: Any, step: torch.Tensor) -> None:
-    # AdamW makes its state at the first step; a resumed run needs it before.
-    for flat in engine.optimizer.single_partition_of_fp32_groups:
-        engine.optimizer.optimizer.state[flat] = {
-            "step": step.to(flat.device).clone() if flat.is_cuda else step.clone(),
-            "exp_avg": torch.zeros_like(flat.data),
-            "exp_avg_sq": torch.zeros_like(flat.data),
-        }
-
-
-def _stored(path: Path) -> Iterator[tuple[str, int, str, torch.Tensor]]:
-    for file in sorted(path.glob("rank-*.safetensors")):
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    name, start, part = key.rsplit(":", 2)
-                    yield name, int(start), part, tensors.get_tensor(key)
-        except (SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error}); remove {path} to use an older one") from None
-
-
-def _copy_overlap(start: int, target: torch.Tensor, other: int, source: torch.Tensor) -> None:
-    low, high = max(start, other), min(start + target.numel(), other + source.numel())
-    if low < high:
-        target.data[low - start : high - start].copy_(source[low - other : high - other])
-
-
-def _signature(path: Path) -> dict[str, Any]:
+def signature(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file, for a manifest."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def signatures(folder: Path) -> Files:
+    """Of all files below `folder`."""
+    return {path.relative_to(folder).as_posix(): signature(path) for path in sorted(_files(folder))}
+
+
+def read(path: Path, origin: Origin) -> Checkpoint:
+    """The checkpoint at `path`, its manifest checked, its files present in the right sizes.
+
+    CheckpointDamaged where it is not what was written; CheckpointError where it is of something else than `origin`.
+    """
+    value = _manifest(path)
+    if value["step"] != step_of(path):
+        raise CheckpointDamaged(f"{path}: holds step {value['step']}")
+    if (value["run"], value["config"]) != (origin.run, origin.config):
+        raise CheckpointError(f"{path}: is of run {value['run']}, not of {origin.run}: remove that folder")
+    if value["base"] != origin.base:
+        raise CheckpointError(
+            f"{path}: was trained on another base model than train.model names now: put the old files back, or raise "
+            "train.revision to start a new run on the new model"
+        )
+    if value["data"] != origin.data:
+        raise CheckpointError(
+            f"{path}: was trained on other data than train.data.path holds now: put the old file back, or raise "
+            "train.revision to start a new run on the new data"
+        )
+    try:
+        checkpoint = Checkpoint(path, value["world"], Progress(**value["progress"]), value["files"])
+    except TypeError as error:
+        raise _other_version(path, f"another version of this trainer ({error})") from None
+    _check_sizes(checkpoint)
+    return checkpoint
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((path / MANIFEST).read_bytes())
+        if "schema" not in value and {"progress", "files"} <= value.keys():
+            raise _other_version(path, "a version of this trainer that had no schema yet")
+        whole = value.pop("sha256") == _own_digest(value)
+    except PermissionError:
+        raise _not_ours_to_read(path / MANIFEST) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointDamaged(f"{path / MANIFEST}: cannot be read ({error})") from None
+    if not whole:
+        raise CheckpointDamaged(f"{path / MANIFEST}: is not what was written")
+    if value.get("schema") != SCHEMA:
+        raise _other_version(path, f"a version of this trainer whose schema is {value.get('schema')}, not {SCHEMA}")
+    return dict(value)
+
+
+def _other_version(path: Path, writer: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: was written by {writer}: continue with the image that wrote it, or raise train.revision to start "
+        "a new run"
+    )
+
+
+def _not_ours_to_read(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: may not be read: let the pod's user read it (profile: run_as) and submit again")
+
+
+def _own_digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    # Hidden ones are the file system's own.
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    path, files = checkpoint.path, checkpoint.files
+    found = {one.relative_to(path).as_posix(): one for one in _files(path) if one.name != MANIFEST}
+    for name in sorted(files.keys() ^ found.keys()):
+        raise CheckpointDamaged(f"{path / name}: {'is missing' if name in files else 'was not written with the rest'}")
+    for name, one in found.items():
+        if one.stat().st_size != files[name]["size"]:
+            raise CheckpointDamaged(f"{one}: has {one.stat().st_size} bytes, {files[name]['size']} were written")
+
+
+def verify(checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> None:
+    """Compare every file's sha256, or those of one share of `shares`: ranks divide the work. CheckpointDamaged."""
+    for name in sorted(checkpoint.files)[share::shares]:
+        path = checkpoint.path / name
+        try:
+            same = signature(path) == checkpoint.files[name]
+        except PermissionError:
+            raise _not_ours_to_read(path) from None
+        except OSError as error:
+            raise CheckpointDamaged(f"{path}: cannot be read ({error.strerror})") from None
+        if not same:
+            raise CheckpointDamaged(f"{path}: is not what was written (sha256)")
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged checkpoint out of the way: it must not count among those that are kept."""
+    final = path.with_name(DAMAGED + path.name)
+    with named_errors(path):
+        shutil.rmtree(final, ignore_errors=True)
+        path.rename(final)
+
+
+def prune(folder: RunFolder, keep: int, best_step: int, keep_every: int | None = None) -> None:
+    """Remove all but the newest `keep`, the newest that is not past the best evaluation, and the first in each
+    `keep_every` steps; damaged ones too."""
+    found = by_step(folder)
+    judged = [path for path in found if step_of(path) <= best_step]
+    firsts = {step_of(path) // keep_every: path for path in reversed(found)} if keep_every else {}
+    firsts.pop(0, None)
+    kept = {*found[-keep:], *judged[-1:], *firsts.values()}
+    for old in [path for path in found if path not in kept] + list(folder.checkpoints.glob(f"{DAMAGED}step-*")):
+        with named_errors(old):
+            gone = temporary(old)  # if this is interrupted, nobody takes the rest for a checkpoint
+            old.rename(gone)
+            shutil.rmtree(gone)

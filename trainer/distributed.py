@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from trainer.errors import PeersAbsent, TrainerError
 from trainer.pod.outcome import PREEMPTED
 from trainer.schema.contract import ENV_STOP_FILE, ExitCode
+
+T = TypeVar("T")
 
 PEER_WORDS = ("connection closed by peer", "connection reset", "broken pipe", "socket timeout", "nccl", "gloo")
 """Fragments of torch's messages when another rank is gone; torch has no class of its own for gloo."""
@@ -68,6 +71,13 @@ def summed(values: list[float] | torch.Tensor, device: torch.device) -> list[flo
     vector = torch.as_tensor(values, dtype=torch.float64, device=device).clone()
     dist.all_reduce(vector)
     return [float(value) for value in vector.tolist()]
+
+
+def gathered(value: T) -> list[T]:
+    """Every rank's value, by rank. What is sent is pickled; nothing of it comes from a file."""
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def stop_asked() -> str | None:

@@ -5,6 +5,7 @@ TrainerError
 |-- DataError          3  the data set cannot be read, or nothing of it is left
 |-- Diverged           5  the loss or the gradients are no numbers any more
 |-- CheckpointError    6  a checkpoint cannot be used
+|   `-- CheckpointDamaged  it is not what was written: the one before may do
 |-- RunsFolderError    7  the runs folder is full, read-only or somebody else's
 |-- AttemptsUsedUp     8  three attempts without a new checkpoint
 |-- TimeLimit          9  max_hours is over; the run is saved
@@ -38,6 +39,10 @@ class Diverged(TrainerError):
 
 class CheckpointError(TrainerError):
     code = ExitCode.CHECKPOINT
+
+
+class CheckpointDamaged(CheckpointError):
+    pass
 
 
 class RunsFolderError(TrainerError):

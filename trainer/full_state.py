@@ -1,7 +1,7 @@
 """State and weights of a full-parameter run under ZeRO-3.
 
-The shards are DeepSpeed's own files, and those are pickles: checkpoints.read_progress has compared each with the
-sha256 that this run wrote before one is opened here. That does not stop somebody who can write to the runs volume.
+The shards are DeepSpeed's own files, and those are pickles: trainer.checkpoints has compared each with the sha256
+that this run wrote before one is opened here. That does not stop somebody who can write to the runs volume.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.checkpoints import Checkpoint
 from trainer.errors import CheckpointError
 
 TAG = "shards"
@@ -27,9 +28,9 @@ def write_shards(engine: Any, temp: Path) -> None:
     engine.save_checkpoint(str(temp), tag=TAG, save_latest=False)
 
 
-def load_shards(engine: Any, path: Path, world: int) -> None:
+def load_shards(engine: Any, checkpoint: Checkpoint, world: int) -> None:
     """What write_shards wrote, by the same number of ranks. CheckpointError otherwise."""
-    written = len(list((path / TAG).glob("*_optim_states.pt")))
+    path, written = checkpoint.path, checkpoint.world
     if written != world:
         raise CheckpointError(
             f"{path}: was written by {written} ranks, this run has {world}: submit it with {written} ranks"

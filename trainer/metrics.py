@@ -21,8 +21,8 @@ from trainer.schema.ops import Ops, Wandb
 
 
 def say(text: str) -> None:
-    """One line on the log, at once."""
-    print(text, flush=True)
+    """One line on the log, at once, and in one piece: two threads may speak."""
+    print(f"{text}\n", end="", flush=True)
 
 
 def device_state(device: torch.device) -> dict[str, float]:

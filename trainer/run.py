@@ -1,21 +1,27 @@
 """What a rank holds after setup(), and the forward pass that training and evaluation share."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainer.base_model import base_digest
 from trainer.batches import Batch, Packing
-from trainer.checkpoints import Named
+from trainer.checkpoints import Named, Origin
 from trainer.dataset.prepared import Prepared
 from trainer.distributed import Ranks
 from trainer.fast.loss import label_loss, output_head
 from trainer.fast.memory_plan import MemoryPlan
 from trainer.fast.replays import Replays
+from trainer.schedule import Due
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
+from trainer.schema.identity import train_hash
 from trainer.schema.loading import RunFile
+from trainer.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Run:
     model: Any
     parameters: Named
     engine: Any
+    writer: Writer
+    due: Due
     plan: MemoryPlan
     packing: Packing
     subset: list[int]
@@ -44,6 +52,17 @@ class Run:
     @property
     def train(self) -> TrainConfig:
         return self.file.train
+
+    @cached_property
+    def origin(self) -> Origin:
+        """What this run's checkpoints belong to; reads all tokens and samples of the base model's files once."""
+        data = f"{self.data.train.digest()} {self.data.validation.digest()}"
+        return Origin(
+            run=self.file.run,
+            config=train_hash(self.train),
+            base=base_digest(self.base),
+            data=hashlib.sha256(data.encode()).hexdigest(),
+        )
 
 
 def autocast(train: TrainConfig, device: torch.device) -> torch.autocast:

@@ -4,9 +4,11 @@ Steps count from 0; `step` here is the number of updates already made.
 """
 
 import math
+import time
 
 from trainer.schema.config import TrainConfig
 from trainer.schema.method import Optim
+from trainer.schema.ops import parse_every
 
 
 def steps_per_epoch(items: int, train: TrainConfig) -> int:
@@ -50,3 +52,21 @@ def is_evaluation(done: int, items: int, train: TrainConfig) -> bool:
     place = (done - 1) % per_epoch + 1
     times = min(train.evaluation.per_epoch, per_epoch)
     return any(place == round(per_epoch * part / times) for part in range(1, times + 1))
+
+
+class Due:
+    """When the next checkpoint is due, by this process's clock or by steps; who is asked late says so later."""
+
+    def __init__(self, every: str) -> None:
+        self._every, self._unit = parse_every(every)
+        self.reset()
+
+    def reset(self) -> None:
+        """A checkpoint begins, or the run does."""
+        self._since, self._asked = time.monotonic(), False
+
+    def asks(self, step: int) -> bool:
+        """True after `step` updates, or once since the last reset, where one should be written."""
+        over = step % int(self._every) == 0 if self._unit == "steps" else time.monotonic() - self._since >= self._every
+        self._asked = self._asked or over
+        return self._asked

@@ -34,16 +34,17 @@ from trainer.fast.replays import Replays
 from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
 from trainer.lora import add_adapters
+from trainer.lora_state import Snapshot
 from trainer.metrics import Pace, device_state, say
 from trainer.model import Load, load_model
 from trainer.pod import outcome
 from trainer.run import Run, autocast, token_losses
-from trainer.schedule import decay_steps, is_evaluation, learning_rate, total_steps
+from trainer.schedule import Due, decay_steps, is_evaluation, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
 from trainer.schema.messages import as_rank, step_line
-from trainer.schema.ops import parse_every
-from trainer.state import publish_adapter, resume, save
+from trainer.state import due, publish_adapter, resume, save, settle
+from trainer.writer import Writer
 
 
 def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
@@ -82,6 +83,8 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
         model=model,
         parameters=trained_parameters(model),
         engine=engine,
+        writer=Writer(ranks, Snapshot(engine)),
+        due=Due(train.ops.checkpoint.every),
         plan=plan,
         packing=packing,
         subset=fixed_subset(data.validation, train.evaluation.max_items),
@@ -92,29 +95,28 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
 
 def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
     """Train from `progress` to the end or an early stop; a stop from outside is raised after saving."""
-    every, unit = parse_every(run.train.ops.checkpoint.every)
-    pace, start, saved = Pace(), time.monotonic() - progress.seconds, time.monotonic()
+    pace, start = Pace(), time.monotonic() - progress.seconds
     progress = judged(run, progress, log)
     while progress.step < run.steps and not exhausted(run, progress):
         # ---- one optimiser step: what it computes depends on its number alone
         pace.begin()
-        result = train_step(run, progress.step, due=unit == "seconds" and time.monotonic() - saved >= every)
+        result = train_step(run, progress.step, due(run, progress.step + 1))
         pace.end(result.tokens)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - start)
         check_finite(result, progress.step)
         if log is not None:
             record(run, log, progress, result, pace)
         if result.stop:  # before an evaluation, which may take longer than the grace
-            save(run, progress)
+            save(run, progress, wait=True)
             if log is not None:
                 outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
             raise_stop(result.stop, progress)
         progress = judged(run, progress, log)
         if log is not None and progress.evaluated == progress.step:
             outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
-        if result.save or (unit == "steps" and progress.step % int(every) == 0):
+        if result.save:
             save(run, progress)
-            saved = time.monotonic()
+    settle(run)
     return progress
 
 
@@ -129,8 +131,8 @@ class StepResult:
     save: bool
 
 
-def train_step(run: Run, step: int, due: bool) -> StepResult:
-    """Update number `step` (from 0). `due`: rank 0's clock asks for a checkpoint."""
+def train_step(run: Run, step: int, wanted: bool) -> StepResult:
+    """Update number `step` (from 0). `wanted`: rank 0 asks for a checkpoint after it."""
     train, ranks = run.train, run.ranks
     plan = plan_step(step, run.data.train, train, run.packing)
     # Dropout depends on seed, step and rank, so a resumed run draws what the uninterrupted one would have.
@@ -142,13 +144,16 @@ def train_step(run: Run, step: int, due: bool) -> StepResult:
         run.model.train()
     batches = build_batches(run.data.train, plan.rows, ranks.rank, run.packing, ranks.device)
     loss = accumulate(run.engine, batches, scale)
+    run.writer.copied()
     grad_norm = float(update(run.engine))
     asked = stop_asked()
-    flags = [asked == outcome.PREEMPTED, asked == outcome.TIME_LIMIT, due and ranks.first]
+    flags = [asked == outcome.PREEMPTED, asked == outcome.TIME_LIMIT, wanted and ranks.first, run.writer.failed]
     local = torch.cat([loss.double()[None] / ranks.world, torch.tensor(flags, device=ranks.device).double()])
-    total, preempted, late, wanted = summed(local, ranks.device)
+    total, preempted, late, save_now, unsaved = summed(local, ranks.device)
+    if unsaved:
+        settle(run)
     stop = outcome.PREEMPTED if preempted else outcome.TIME_LIMIT if late else None
-    return StepResult(total, grad_norm, plan.tokens, stop, bool(wanted))
+    return StepResult(total, grad_norm, plan.tokens, stop, bool(save_now))
 
 
 def check_finite(result: StepResult, step: int) -> None:

@@ -3,6 +3,7 @@ once training has begun."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,13 @@ def test_the_work_of_the_rows() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert sum(item_lengths(Row("any"))) == 23_624, "the same as was measured before there was a trainer"
     assert sum(item_lengths(Row("any", items=8))) == pytest.approx(23_624 / 8, rel=0.2)
+
+
+def test_what_training_waits_for_a_checkpoint(tmp_path: Path) -> None:
+    done = run("-m", "trainer.bench.checkpoint", "--values", "6000000", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if line.startswith("checkpoint ")]
+    number = r"\d+\.\d+"
+    line = rf"checkpoint \d of 0\.0 GB: begin {number} s, copy {number} s \({number} GB/s\), published after {number} s"
+    assert len(said) == 4 and all(re.fullmatch(line, one) for one in said), done.stdout
+    assert not list(tmp_path.iterdir())

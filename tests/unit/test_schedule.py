@@ -1,13 +1,14 @@
 """The learning rate and the points of evaluation, as functions of the step number."""
 
 import itertools
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.schedule import decay_steps, is_evaluation, learning_rate, steps_per_epoch, total_steps
+from trainer.schedule import Due, decay_steps, is_evaluation, learning_rate, steps_per_epoch, total_steps
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import validated
 
@@ -70,3 +71,19 @@ def test_max_steps_bounds_the_run_and_ends_with_an_evaluation() -> None:
     train = config(max_steps=7, global_batch_size=10)
     assert total_steps(1000, train) == 7
     assert is_evaluation(7, 1000, train)
+
+
+def test_a_checkpoint_stays_due_until_it_begins() -> None:
+    due = Due("4 steps")
+    assert [due.asks(step) for step in (1, 3, 4, 5)] == [False, False, True, True]
+    due.reset()
+    assert [due.asks(step) for step in (6, 7, 8)] == [False, False, True]
+
+
+def test_a_checkpoint_is_due_by_the_clock() -> None:
+    due = Due("0.1 s")
+    assert not due.asks(1)
+    time.sleep(0.11)
+    assert due.asks(2)
+    due.reset()
+    assert not due.asks(3)

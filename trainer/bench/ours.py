@@ -65,7 +65,7 @@ def measure(row: Row) -> dict[str, Any]:
     seconds, compiled = [], graphs()
     for step in range(row.steps):
         begun = time.monotonic()
-        result = train_step(run, step, due=False)  # ends with numbers on the host: nothing is still running
+        result = train_step(run, step, wanted=False)  # ends with numbers on the host: nothing is still running
         seconds.append(time.monotonic() - begun)
     later = statistics.median(seconds[1:])
     found = {

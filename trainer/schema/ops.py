@@ -43,7 +43,9 @@ class Checkpoint(Section):
     every: Annotated[str, AfterValidator(_checked)] = "15 min"
     """'15 min', '1 h', '30 s' or '100 steps'. One is also written at every stop."""
     keep: int = Field(2, ge=1, le=100)
-    """How many are kept."""
+    """How many of the newest are kept; with adapters also the one of the best adapter's step, or the newest before."""
+    keep_every: int | None = Field(None, ge=1)
+    """Steps: the first checkpoint in each so many is kept too, for good; null: none."""
 
 
 class Generate(Section):
