@@ -57,13 +57,23 @@ class Metrics:
     """Rank 0's metrics.jsonl and, if asked for, wandb. RunsFolderError where the volume takes no more."""
 
     def __init__(self, folder: RunFolder, run: str, done: int, wandb: Wandb | None) -> None:
-        _drop_after(folder.metrics, done)
-        _drop_after(folder.samples, done)
         self._folder = folder
-        with named_errors(folder.root):
-            self._file = folder.metrics.open("a", encoding="utf-8")
-            self._samples = folder.samples.open("a", encoding="utf-8")
+        self._open(done)
         self._wandb = _start_wandb(folder, run, wandb) if wandb else None
+
+    def _open(self, done: int) -> None:
+        _drop_after(self._folder.metrics, done)
+        _drop_after(self._folder.samples, done)
+        with named_errors(self._folder.root):
+            self._file = self._folder.metrics.open("a", encoding="utf-8")
+            self._samples = self._folder.samples.open("a", encoding="utf-8")
+
+    def go_back(self, done: int) -> None:
+        """Drop the records of steps after `done`, which are trained again. wandb keeps the first it saw of a step."""
+        with named_errors(self._folder.root):
+            self._file.close()
+            self._samples.close()
+        self._open(done)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""

@@ -76,7 +76,7 @@ def resume(run: Run) -> Progress:
     if run.full:
         full_state.load_shards(run.engine, path, run.ranks.world)
     else:
-        checkpoints.load_slices(run.parameters, run.engine, path, progress.step)
+        checkpoints.load_slices(run.parameters, run.engine, path, progress.updates)
     if run.ranks.first:
         say(f"resumed from {path.name}")
     return progress

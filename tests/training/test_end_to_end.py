@@ -238,10 +238,12 @@ def test_two_nodes_start_again_when_one_loses_its_rank(stories: Stories) -> None
 def test_a_run_that_diverges_says_so(stories: Stories) -> None:
     status, done = stories.status["diverging"], stories.done["diverging"]
     assert done.code == 3 and status["code"] == 5 and status["phase"] == "Failed"
-    assert re.search(r"step 1: loss \d.*, gradient norm (inf|nan): the run diverged; lower train\.optim\.lr", done.err)
+    assert re.search(r"step 6: loss \d.*, gradient norm inf: steps 1 to 6 had no usable loss or gradient", done.err)
+    assert "there is no checkpoint to go back to: the run diverged; look at the items" in done.err
     result = stories.world.result("diverging")
     assert result["phase"] == "Failed" and result["code"] == 5 and result["attempt"] == 1
-    (before,) = stories.world.records("diverging")
+    before, *steps = stories.world.records("diverging")
+    assert [step["grad_norm"] for step in steps] == [None] * 6
     assert math.isfinite(before["evaluation"]["loss"]), "of the base model"
 
 

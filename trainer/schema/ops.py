@@ -78,6 +78,9 @@ class Ops(Section):
     """reference: plain torch everywhere, for debugging."""
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved."""
+    max_skipped: int = Field(5, ge=0, le=1000)
+    """Steps in a row that may be skipped because loss or gradient is no number. One more: back to the last checkpoint,
+    once, without the items of these steps; the next time the run ends."""
     log_every: int = Field(10, ge=1)
     """Steps between log lines."""
     generate: Generate = Generate()
