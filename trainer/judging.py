@@ -22,7 +22,8 @@ def judged(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progres
     due = step == 0 or is_evaluation(step, len(run.data.train), run.train)
     if not (run.subset and due and progress.evaluated < step):
         return progress
-    losses, progress = evaluate(run, step, log), replace(progress, evaluated=step)
+    with run.watch.during("evaluation", step):
+        losses, progress = evaluate(run, step, log), replace(progress, evaluated=step)
     if step == 0:
         return replace(progress, before=losses, last_loss=losses["loss"])
     progress, rise = guards.judged_rise(judge(run, progress, losses), losses["loss"])

@@ -13,6 +13,7 @@ from trainer.distributed import Ranks
 from trainer.fast.loss import label_loss, output_head
 from trainer.fast.memory_plan import MemoryPlan
 from trainer.fast.replays import Replays
+from trainer.hang import NOT_WATCHED, HangWatch
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
 from trainer.schema.loading import RunFile
@@ -35,6 +36,7 @@ class Run:
     subset: list[int]
     steps: int
     details: dict[str, Any]
+    watch: HangWatch = NOT_WATCHED
 
     @property
     def full(self) -> bool:

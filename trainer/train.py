@@ -34,6 +34,7 @@ from trainer.fast.replays import Replays
 from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
 from trainer.guards import Spikes
+from trainer.hang import HangWatch
 from trainer.judging import exhausted, judged
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say
@@ -102,7 +103,8 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         # ---- one optimiser step: what it computes depends on its number alone
         pace.begin()
         late = unit == "seconds" and time.monotonic() - saved >= every
-        result = train_step(run, progress.step, late, progress.left_out)
+        with run.watch.during("step", progress.step + 1):
+            result = train_step(run, progress.step, late, progress.left_out)
         pace.end(result.tokens)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - start)
         if log is not None:
@@ -119,7 +121,8 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         # In a row of bad steps the weights may be what is wrong: the checkpoint to go back to stays the one before.
         due = result.save or (unit == "steps" and progress.step % int(every) == 0)
         if due and not progress.bad:
-            save(run, progress)
+            with run.watch.during("checkpoint", progress.step):
+                save(run, progress)
             saved = time.monotonic()
     return progress
 
@@ -194,8 +197,10 @@ def export(run: Run, progress: Progress) -> dict[str, Any]:
 def train_on_this_rank(file: RunFile) -> None:
     """setup, fit, export; every rank runs this."""
     startup.quiet_libraries(this_rank())
+    watch = HangWatch(parse_every(file.train.ops.hang_after)[0])
+    watch.start(this_rank())
     ranks = join()
-    run = setup(file, ranks)
+    run = replace(setup(file, ranks), watch=watch)
     progress = resume(run)
     log = metrics.Metrics(run.folder, file.run, progress.step, file.train.ops.wandb) if ranks.first else None
     progress = fit(run, progress, log)

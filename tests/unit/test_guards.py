@@ -2,13 +2,18 @@
 
 import math
 import random
+import statistics
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from trainer import guards
 from trainer.checkpoints import Progress
 from trainer.guards import Spikes, counted, judged_rise, to_leave_out
+from trainer.hang import allowed
+from trainer.schema.ops import Ops
 
 
 @given(kinds=st.lists(st.sampled_from(["good", "bad", "empty"]), max_size=60))
@@ -73,3 +78,18 @@ def test_an_eval_loss_that_rises_twice_in_a_row_is_said_once() -> None:
 def test_lists_are_cut() -> None:
     assert guards.some(["a", "b"]) == "a, b" and guards.some(list("abcde"), 3) == "a, b, c and 2 more"
     assert guards.spell([4]) == "step 4" and guards.spell([4, 5, 6]) == "steps 4 to 6"
+
+
+@given(durations=st.lists(st.floats(0, 1e4), max_size=40), least=st.floats(0, 1e4))
+def test_how_long_something_may_take(durations: list[float], least: float) -> None:
+    seconds = allowed(durations, least)
+    assert seconds >= least
+    assert durations or seconds >= 3600, "the first of its kind"
+    assert not durations or seconds >= 20 * statistics.median(durations)
+    assert not durations or seconds <= max(least, 20 * max(durations))
+
+
+@pytest.mark.parametrize("text", ["3 steps", "soon", "0 s", "10"])
+def test_a_limit_for_hanging_is_a_time(text: str) -> None:
+    with pytest.raises(ValidationError, match="write a"):
+        Ops(hang_after=text)

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     DEVICE = 151
     UNKNOWN = 152
     RENDEZVOUS = 153
+    HANGING = 154
 
     @property
     def permanent(self) -> bool:
