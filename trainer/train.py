@@ -39,6 +39,7 @@ from trainer.judging import exhausted, judged
 from trainer.lora import add_adapters
 from trainer.metrics import Pace, memory_gib, say
 from trainer.model import Load, load_model
+from trainer.movement import Movement
 from trainer.pod import outcome
 from trainer.rewind import StepResult, guarded
 from trainer.run import Run, autocast, token_losses
@@ -97,7 +98,8 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
 def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
     """Train from `progress` to the end or an early stop; a stop from outside is raised after saving."""
     every, unit = parse_every(run.train.ops.checkpoint.every)
-    pace, spikes, start, saved = Pace(), Spikes(), time.monotonic() - progress.seconds, time.monotonic()
+    start, saved = time.monotonic() - progress.seconds, time.monotonic()
+    pace, spikes, movement = Pace(), Spikes(), Movement(run)
     progress = judged(run, progress, log)
     while progress.step < run.steps and not exhausted(run, progress):
         # ---- one optimiser step: what it computes depends on its number alone
@@ -108,7 +110,9 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         pace.end(result.tokens)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - start)
         if log is not None:
-            record(run, log, progress, result, pace, spikes)
+            record(run, log, progress, result, pace)
+            for line in strange(run, progress.step, result, spikes, movement):
+                say(line)
         progress = guarded(run, progress, log, result)
         if result.stop:  # before an evaluation, which may take longer than the grace
             save(run, progress)
@@ -150,8 +154,8 @@ def train_step(run: Run, step: int, due: bool, left_out: Collection[int] = ()) -
     return StepResult(total, grad_norm, plan.tokens, stop, bool(wanted), trained=bool(plan.items))
 
 
-def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResult, pace: Pace, spikes: Spikes) -> None:
-    """Each step into metrics.jsonl, every log_every steps onto the log, and what stands out at once."""
+def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResult, pace: Pace) -> None:
+    """Each step into metrics.jsonl, every log_every steps onto the log."""
     if not result.trained:
         return say(f"step {progress.step}: all its items are left out, nothing is trained")
     rate = learning_rate(progress.step - 1, run.train.optim, decay_steps(len(run.data.train), run.train))
@@ -168,8 +172,14 @@ def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResul
         say(step_line(values))
         outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
     log.write(values)
-    for line in spikes.lines(progress.step, result.loss, result.grad_norm) if result.good else []:
-        say(line)
+
+
+def strange(run: Run, step: int, result: StepResult, spikes: Spikes, movement: Movement) -> list[str]:
+    """What stands out after a good step."""
+    if not (result.good and result.trained):
+        return []
+    rate = learning_rate(step - 1, run.train.optim, decay_steps(len(run.data.train), run.train))
+    return spikes.lines(step, result.loss, result.grad_norm) + (movement.lines(run, step - 1) if rate > 0 else [])
 
 
 def raise_stop(asked: str, progress: Progress) -> None:

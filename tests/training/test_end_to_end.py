@@ -171,6 +171,7 @@ def test_a_run_that_was_interrupted_three_times_equals_the_whole_one(stories: St
         )
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
     assert world.folder("whole").samples.read_text() == world.folder("torn").samples.read_text()
+    assert "not moved" not in world.log("whole"), "what is trained moves"
 
 
 def test_each_interruption_is_told_and_resumed_from_its_checkpoint(stories: Stories) -> None:
