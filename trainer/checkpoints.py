@@ -53,8 +53,6 @@ class Progress:
     last_loss: float | None = None
     rises: int = 0
     """Evaluations in a row that were worse than the one before them (`last_loss`)."""
-    tokenizer: str = ""
-    """Digest of the tokenizer and chat template that the run began with."""
 
     @property
     def updates(self) -> int:

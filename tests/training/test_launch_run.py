@@ -155,6 +155,21 @@ def test_a_killed_launcher_takes_its_ranks_along_and_is_followed_at_once(world: 
     assert killed["code"] is None and 0 < killed["seconds"] < 30 and stopped["code"] == 143
 
 
+def test_a_changed_chat_template_is_said(world: World) -> None:
+    code, output = world.launch(CRASH)
+    assert code == 152 and "chat template is not" not in output
+    world.folder.attempts.unlink()  # or it would wait for 10 s
+    code, output = world.launch(CRASH)
+    assert "chat template is not" not in output
+    world.folder.attempts.unlink()
+    config = world.root / "models" / "tiny" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("assistant", "helper"))
+    code, output = world.launch(PUBLISH)
+    assert code == 0
+    assert "models/tiny: tokenizer or chat template is not what the attempt before had (tokenizer.json, " in output
+    assert "put the old files back, or raise train.revision" in output
+
+
 def test_three_attempts_without_a_checkpoint_close_the_series(world: World) -> None:
     world.folder.root.mkdir()
     crashes = [Attempt(number, "p", 0, 152, "the GPU fell off") for number in (1, 2, 3)]
