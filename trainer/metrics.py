@@ -63,7 +63,8 @@ class Metrics:
 
     def _open(self, done: int) -> None:
         _drop_after(self._folder.metrics, done)
-        _drop_after(self._folder.samples, done)
+        samples = _drop_after(self._folder.samples, done)
+        self._before = {record["item"]: record["answer"] for record in samples if record.get("step") == 0}
         with named_errors(self._folder.root):
             self._file = self._folder.metrics.open("a", encoding="utf-8")
             self._samples = self._folder.samples.open("a", encoding="utf-8")
@@ -85,10 +86,12 @@ class Metrics:
             self._wandb.log(clean, step=int(record["step"]))
 
     def write_samples(self, records: list[dict[str, Any]]) -> None:
-        """Append answers to samples.jsonl."""
+        """Append answers to samples.jsonl, each beside the one to the same prompt before training."""
         with named_errors(self._folder.samples):
             for record in records:
-                self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+                before = self._before.setdefault(record["item"], record["answer"])
+                line = {**record, "before": before} if record["step"] else record
+                self._samples.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._samples.flush()
 
     def close(self) -> None:
@@ -100,12 +103,12 @@ class Metrics:
             self._wandb.finish()
 
 
-def _drop_after(path: Path, done: int) -> None:
+def _drop_after(path: Path, done: int) -> list[dict[str, Any]]:
     # A resumed run trains the steps after its checkpoint again: their first records go. A run from the start
-    # (nothing was saved) writes everything anew.
+    # (nothing was saved) writes everything anew. Returns what is kept.
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept, records = [], []
     for line in path.read_text(encoding="utf-8").split("\n"):  # an answer may hold other line ends
         try:
             record = json.loads(line)
@@ -113,7 +116,9 @@ def _drop_after(path: Path, done: int) -> None:
             continue
         if done and record.get("step", 0) <= done:
             kept.append(line + "\n")
+            records.append(record)
     write_text(path, "".join(kept))
+    return records
 
 
 def _start_wandb(folder: RunFolder, run: str, wanted: Wandb) -> Any:

@@ -65,6 +65,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     strict = bench.config("dense", **changes, ops__max_skipped=1)
     full = bench.config("dense", method="full", **{**changes, "max_steps": 6})
     shorter = bench.config("dense", method="full", **{**changes, "max_steps": 5})
+    full_row = bench.config("dense", method="full", **{**changes, "max_steps": 7, "ops__max_skipped": 1})
     for name, steps in (("one", ONE), ("row", ROW), ("twice", TWICE)):
         poisoned(root, name, lora, steps)
     one, row, twice = (str(root / f"prepared-{name}") for name in ("one", "row", "twice"))
@@ -79,6 +80,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             bench.case("twice", strict, prepared=twice),
             bench.case("full", full, prepared=one),
             bench.case("shorter", shorter, prepared=one),
+            bench.case("full-row", full_row, prepared=row),
         ],
         2,
     )
@@ -151,7 +153,14 @@ def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:
 
 def test_under_zero_3_a_bad_step_changes_no_weight(bench: Bench) -> None:
     assert bench.losses("full")[:5] == bench.losses("shorter") and bench.losses("full")[5:] == [None]
-    one, other = (
-        load_file(str(bench.run_folder(name) / "adapter-last" / "model.safetensors")) for name in ("full", "shorter")
-    )
-    assert equal(one, other)
+    assert equal(weights(bench, "full"), weights(bench, "shorter"))
+
+
+def test_a_full_run_goes_back_too(bench: Bench) -> None:
+    assert bench.losses("full-row") == bench.losses("shorter"), "steps 6 and 7 are left out"
+    assert equal(weights(bench, "full-row"), weights(bench, "shorter"))
+    assert progress(bench, "full-row", 5)["left_out"] == progress(bench, "row", 5)["left_out"]
+
+
+def weights(bench: Bench, name: str) -> dict[str, torch.Tensor]:
+    return load_file(str(bench.run_folder(name) / "adapter-last" / "model.safetensors"))

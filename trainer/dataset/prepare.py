@@ -95,7 +95,8 @@ def _write(folder: Path, encoder: Encoder, selection: Selection, say: Callable[[
                     continue
                 names[item.key] += 1
                 copy = names[item.key]
-                writer.add(item.key if copy == 1 else f"{item.key}-{copy}", encoded.tokens, encoded.kinds)
+                name = item.key if copy == 1 else f"{item.key}-{copy}"
+                writer.add(name, encoded.tokens, encoded.kinds, item.user.identity)
                 counts.add(split, encoded)
     return counts
 
