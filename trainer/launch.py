@@ -120,12 +120,14 @@ def attempt(node: Node, ownership: Ownership, started: float) -> Outcome:
 
 
 def tidy(node: Node, ownership: Ownership, fresh: bool) -> None:
-    """Drop what killed writers left and, in a new series, what the old one decided; write config.json."""
+    """Drop what killed writers left, an old wish to stop and, in a new series, what the old one decided; write
+    config.json."""
     ownership.check()
     heal(node.folder.root)
     heal(node.folder.checkpoints)
     with named_errors(node.folder.root):
         node.folder.result.unlink(missing_ok=True)
+        node.folder.stop.unlink(missing_ok=True)
         if fresh:
             node.folder.plan.unlink(missing_ok=True)
     write_text(node.folder.config, node.file.to_json(), ownership.check)

@@ -105,6 +105,17 @@ def test_a_stop_is_obeyed_saved_and_not_counted(world: World) -> None:
     assert world.json("owner.json")["released"] and not list((world.root / "tmp").iterdir())
 
 
+def test_a_file_in_the_run_folder_asks_for_a_stop_once(world: World) -> None:
+    process = world.start(OBEDIENT)
+    wait_for(log_has(world, "rank is up"))
+    world.folder.stop.touch()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 143 and "stopping: preempted" in output
+    assert world.message()["sentence"] == "saved at step 3" and world.message()["phase"] == "Restarting"
+    code, output = world.launch(PUBLISH)
+    assert code == 0 and not world.folder.stop.exists() and "waiting" not in output
+
+
 @pytest.mark.parametrize("stubborn", ["", "1"])
 def test_ranks_that_do_not_obey_are_ended_within_the_grace(world: World, stubborn: str) -> None:
     process = world.start(DEAF, TRAINER_GRACE_SECONDS="2", STUBBORN=stubborn)

@@ -43,6 +43,8 @@ def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: 
     def watch() -> bool:
         if end is not None and time.monotonic() >= end:
             node.stop.ask(TIME_LIMIT)
+        if ownership is not None and node.folder.stop.exists():
+            node.stop.ask(PREEMPTED)
         return ownership is None or not ownership.lost
 
     while True:

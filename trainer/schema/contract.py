@@ -137,6 +137,11 @@ class RunFolder:
         return self.root / "plan.json"
 
     @property
+    def stop(self) -> Path:
+        """Whoever puts a file here asks the run to save, and to start again elsewhere; the next attempt removes it."""
+        return self.root / "stop"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
