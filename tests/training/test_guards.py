@@ -60,8 +60,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     model(root)
     data = {"path": "data.jsonl", "format": "prompt_completion", "validation": {"path": "held.jsonl"}}
     changes: dict[str, Any] = {"data": data, "max_steps": 12, "epochs": 1, "global_batch_size": BATCH}
-    changes |= {"ops__checkpoint__every": "1 steps", "ops__checkpoint__keep": 20, "optim__schedule": "constant"}
+    changes |= {"ops__checkpoint__every": "5 steps", "ops__checkpoint__keep": 20, "optim__schedule": "constant"}
     lora = bench.config("dense", **changes)
+    often = bench.config("dense", **{**changes, "ops__checkpoint__every": "3 steps"})
     strict = bench.config("dense", **changes, ops__max_skipped=1)
     full = bench.config("dense", method="full", **{**changes, "max_steps": 6})
     shorter = bench.config("dense", method="full", **{**changes, "max_steps": 5})
@@ -72,8 +73,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     launch(
         root,
         [
-            bench.case("one", lora, prepared=one),
-            bench.case("one-on", lora, prepared=one, resumes=f"{root}/runs-one/tiny-*/checkpoints/step-000008"),
+            bench.case("one", often, prepared=one),
+            bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/tiny-*/checkpoints/step-0000[01][019]"),
             bench.case("patient", lora, prepared=row),
             bench.case("row", strict, prepared=row),
             bench.case("row-on", strict, prepared=row, resumes=f"{root}/runs-row/tiny-*/checkpoints/step-000005"),
@@ -87,40 +88,28 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-def state(bench: Bench, name: str, step: int) -> dict[str, torch.Tensor]:
-    """Masters and moments of all ranks after a step."""
-    parts = sorted((bench.run_folder(name) / "checkpoints" / f"step-{step:06d}").glob("rank-*.safetensors"))
-    assert len(parts) == 2
-    return {f"{part.name} {key}": value for part in parts for key, value in load_file(str(part)).items()}
-
-
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def progress(bench: Bench, name: str, step: int) -> dict[str, Any]:
-    """What a checkpoint remembers."""
-    path = bench.run_folder(name) / "checkpoints" / f"step-{step:06d}" / "checkpoint.json"
-    value: dict[str, Any] = json.loads(path.read_text())["progress"]
-    return value
+def newest(bench: Bench, name: str) -> tuple[int, dict[str, Any]]:
+    """Step of the newest checkpoint, and what it remembers."""
+    path = max((bench.run_folder(name) / "checkpoints").glob("step-*"))
+    return int(path.name[5:]), json.loads((path / "checkpoint.json").read_text())["progress"]
 
 
-def test_a_step_without_a_loss_changes_nothing_and_is_counted(bench: Bench) -> None:
+def test_a_step_without_a_loss_is_counted_and_no_checkpoint_is_written_after_it(bench: Bench) -> None:
     losses = bench.losses("one")
     assert len(losses) == 12 and [step for step, loss in enumerate(losses, 1) if loss is None] == ONE
-    assert not equal(state(bench, "one", 4), state(bench, "one", 5))
-    assert not equal(state(bench, "one", 5), state(bench, "one", 7))
-    assert progress(bench, "one", 12)["skipped"] == progress(bench, "one", 12)["without_update"] == 1
-    assert progress(bench, "one", 12)["bad"] == progress(bench, "one", 12)["left_out"] == []
-
-
-def test_no_checkpoint_is_written_in_a_row_of_bad_steps(bench: Bench) -> None:
-    written = {path.name for path in (bench.run_folder("one") / "checkpoints").iterdir()}
-    assert "step-000006" not in written and {"step-000005", "step-000007"} <= written
+    step, remembered = newest(bench, "one")
+    assert step >= 9 and remembered["skipped"] == remembered["without_update"] == 1
+    assert remembered["bad"] == remembered["left_out"] == []
+    assert not (bench.run_folder("one") / "checkpoints" / "step-000006").exists(), "due, but the weights may be bad"
 
 
 def test_a_run_that_skipped_a_step_resumes_to_the_bit(bench: Bench) -> None:
-    assert bench.losses("one-on") == bench.losses("one")[8:]
+    again = bench.losses("one-on")
+    assert 1 <= len(again) <= 3 and again == bench.losses("one")[-len(again) :]
     assert equal(bench.adapter("one-on"), bench.adapter("one"))
 
 
@@ -128,7 +117,7 @@ def test_too_many_in_a_row_go_back_and_leave_their_items_out(bench: Bench) -> No
     losses = bench.losses("row")
     assert [record["step"] for record in bench.records("row") if "loss" in record] == [1, 2, 3, 4, 5, 8, 9, 10, 11, 12]
     assert None not in losses and len(bench.losses("patient")) == 12
-    remembered = progress(bench, "row", 5)
+    _, remembered = newest(bench, "row")
     train = bench.config("dense", global_batch_size=BATCH)
     assert remembered["left_out"] == sorted(item for step in ROW for item in step_items(step - 1, ITEMS, train))
     # What the engine skips and what is not even tried are the same to the bit: a skipped step leaves no trace.
@@ -138,7 +127,8 @@ def test_too_many_in_a_row_go_back_and_leave_their_items_out(bench: Bench) -> No
 
 def test_what_is_left_out_stays_so_in_a_resumed_run(bench: Bench) -> None:
     assert bench.losses("row-on") == bench.losses("row")[5:] and equal(bench.adapter("row-on"), bench.adapter("row"))
-    assert progress(bench, "row-on", 12)["left_out"] == progress(bench, "row", 5)["left_out"]
+    (one, first), (other, second) = newest(bench, "row"), newest(bench, "row-on")
+    assert one >= 10 and other >= 10 and first["left_out"] == second["left_out"]
 
 
 def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:
@@ -148,7 +138,8 @@ def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:
     last = step_items(10, ITEMS, bench.config("dense", global_batch_size=BATCH))
     ids = load_prepared(bench.root / "prepared-twice").train.ids
     assert f"look at the items {', '.join(ids[item] for item in last)}, lower train.optim.lr" in result["sentence"]
-    assert progress(bench, "twice", 9)["left_out"] == progress(bench, "row", 12)["left_out"]
+    step, remembered = newest(bench, "twice")
+    assert step == 5 and remembered["left_out"] == newest(bench, "row")[1]["left_out"]
 
 
 def test_under_zero_3_a_bad_step_changes_no_weight(bench: Bench) -> None:
@@ -159,7 +150,8 @@ def test_under_zero_3_a_bad_step_changes_no_weight(bench: Bench) -> None:
 def test_a_full_run_goes_back_too(bench: Bench) -> None:
     assert bench.losses("full-row") == bench.losses("shorter"), "steps 6 and 7 are left out"
     assert equal(weights(bench, "full-row"), weights(bench, "shorter"))
-    assert progress(bench, "full-row", 5)["left_out"] == progress(bench, "row", 5)["left_out"]
+    step, remembered = newest(bench, "full-row")
+    assert step == 5 and remembered["left_out"] == newest(bench, "row")[1]["left_out"]
 
 
 def weights(bench: Bench, name: str) -> dict[str, torch.Tensor]:
