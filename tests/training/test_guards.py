@@ -74,7 +74,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         root,
         [
             bench.case("one", often, prepared=one),
-            bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/tiny-*/checkpoints/step-0000[01][019]"),
+            bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/tiny-*/checkpoints/step-0000[01][01789]"),
             bench.case("patient", lora, prepared=row),
             bench.case("row", strict, prepared=row),
             bench.case("row-on", strict, prepared=row, resumes=f"{root}/runs-row/tiny-*/checkpoints/step-000005"),
@@ -109,7 +109,7 @@ def test_a_step_without_a_loss_is_counted_and_no_checkpoint_is_written_after_it(
 
 def test_a_run_that_skipped_a_step_resumes_to_the_bit(bench: Bench) -> None:
     again = bench.losses("one-on")
-    assert 1 <= len(again) <= 3 and again == bench.losses("one")[-len(again) :]
+    assert 1 <= len(again) <= 5 and again == bench.losses("one")[-len(again) :]
     assert equal(bench.adapter("one-on"), bench.adapter("one"))
 
 
