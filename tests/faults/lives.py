@@ -150,7 +150,8 @@ def kill(life: Life, moment: Kill) -> float:
         assert ended() is None, f"{moment}: the run ended before:\n{life.output.read_text()[-3000:]}"
 
     if moment.step:
-        reached(lambda: last_step(run) >= moment.step)
+        # The life before may have been quicker than its kill: this one has to have made steps of its own.
+        reached(lambda: last_step(run) >= moment.step and b"\nstep=" in life.output.read_bytes())
     time.sleep(moment.after)
     if moment.writing:
         eagerly(lambda: any(run.checkpoints.glob(".step-*.tmp")))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(120 + 40 * COUNT)
 
 def test_a_run_killed_at_every_moment_equals_the_one_nobody_touched(world: World) -> None:
     print(f"\n{COUNT} kills from seed {SEED}: FAULTS_SEED={SEED} repeats them")
-    steps = COUNT * STEPS_A_LIFE + STEPS_A_LIFE
+    steps = (COUNT + 4) * STEPS_A_LIFE
     same = {"precision": "fp32", "lora": {"rank": 4, "dropout": 0.1}, "epochs": steps, "max_steps": steps}
     same |= {"ops": {"checkpoint": {"every": f"{EVERY} steps"}}, "evaluation": {"per_epoch": 1, "patience": 1000}}
     for config in ("whole", "torn"):

@@ -70,11 +70,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     for name, steps in (("one", ONE), ("row", ROW), ("twice", TWICE)):
         poisoned(root, name, lora, steps)
     one, row, twice = (str(root / f"prepared-{name}") for name in ("one", "row", "twice"))
+    later = "tiny-*/checkpoints/step-0000[01][01789]"
     launch(
         root,
         [
             bench.case("one", often, prepared=one),
-            bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/tiny-*/checkpoints/step-0000[01][01789]"),
+            bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/{later}"),
             bench.case("patient", lora, prepared=row),
             bench.case("row", strict, prepared=row),
             bench.case("row-on", strict, prepared=row, resumes=f"{root}/runs-row/tiny-*/checkpoints/step-000005"),
