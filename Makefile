@@ -44,12 +44,12 @@ demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull
 	@$(BIN)/python -m demo.compare
 
 .PHONY: test
-test: $(READY) ## Every test that needs no cluster and no GPU (6 minutes)
-	@$(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training
+test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (7 minutes)
+	@FAULTS=few $(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training tests/faults/test_kills.py
 
 .PHONY: test-faults
-test-faults: $(READY) ## What takes too long for `make test`: kills, damage, full disks, memory (25 minutes)
-	@$(BIN)/python -m pytest tests/faults
+test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks (25 minutes)
+	@$(BIN)/python -m pytest tests/faults -s
 
 .PHONY: bench
 bench: $(READY) ## How fast the trainer is on this machine's GPU, beside others; ROWS="NAME ..." chooses (trainer/README.md)

@@ -6,7 +6,7 @@ them into rows and rows over ranks. Every rank computes the whole plan, so no co
 
 import heapq
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -63,9 +63,11 @@ def step_items(step: int, items: int, train: TrainConfig) -> list[int]:
     return epoch_order(items, train.seed, epoch)[place * size : (place + 1) * size]
 
 
-def plan_step(step: int, data: Items, train: TrainConfig, packing: "Packing") -> StepPlan:
-    """The plan of update number `step`, the same on every rank."""
-    chosen = step_items(step, len(data), train)
+def plan_step(
+    step: int, data: Items, train: TrainConfig, packing: "Packing", left_out: Collection[int] = ()
+) -> StepPlan:
+    """The plan of update number `step` without the items `left_out`, the same on every rank."""
+    chosen = [item for item in step_items(step, len(data), train) if item not in left_out]
     rows = pack(chosen, [data.length(item) for item in chosen], packing)
     return StepPlan(chosen, rows, sum(data.kept(item) for item in chosen), sum(data.length(item) for item in chosen))
 

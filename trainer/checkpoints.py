@@ -46,6 +46,22 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     """Time spent training, over all attempts."""
+    without_update: int = 0
+    """Steps that changed nothing: skipped ones, and those whose items are all left out."""
+    bad: list[int] = field(default_factory=list)
+    """The steps in a row, up to this one, that were skipped: their loss or gradient was no number."""
+    skipped: int = 0
+    """All skipped steps."""
+    left_out: list[int] = field(default_factory=list)
+    """Items, by number, that are not trained any more since the run went back to a checkpoint."""
+    last_loss: float | None = None
+    rises: int = 0
+    """Evaluations in a row that were worse than the one before them (`last_loss`)."""
+
+    @property
+    def updates(self) -> int:
+        """What the optimiser counts."""
+        return self.step - self.without_update
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,11 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> torch.Tensor:
-    """Backward of every row, then ONE reduction; returns this rank's summed scaled loss, on the device.
+    """Backward of every row, then ONE reduction; returns this rank's summed scaled loss, fp64, on the device.
 
     Ranks may bring different numbers of rows: the reduction happens once, when the block ends.
     """
-    total = torch.zeros((), device=scale.device, dtype=torch.float32)
+    total = torch.zeros((), device=scale.device, dtype=torch.float64)
     for flat in engine.module.flats:
         flat.clear_gradient()
     with engine.coalesce_grad_reduction():
@@ -116,18 +116,25 @@ def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> to
 
 
 def backward(engine: Any, batch: Batch, scale: torch.Tensor) -> torch.Tensor:
-    """Forward and backward of one row, its gradients added to what is there; returns the scaled loss."""
+    """Forward and backward of one row, its gradients added to what is there; returns the scaled loss.
+
+    A loss that is no number may have gradients that are numbers. Here it has none, so that the engine leaves the step
+    out on every rank, without a look at the loss in between: times 1, or times NaN.
+    """
     if engine.module.flats:  # the engine's own hooks would wait for gradients that arrive through the adapters
         loss: torch.Tensor = engine.module(batch, scale)
-        loss.backward()
+        (loss * (1 + (loss - loss).detach())).backward()
     else:
         loss = engine(batch, scale)
-        engine.backward(loss, scale_wrt_gas=False)
+        engine.backward(loss * (1 + (loss - loss).detach()), scale_wrt_gas=False)
     return loss.detach()
 
 
 def update(engine: Any) -> torch.Tensor | float:
-    """Clip and step; returns the gradient norm before clipping (a number or a scalar tensor)."""
+    """Clip and step; returns the gradient norm before clipping (a number or a scalar tensor).
+
+    With a gradient that is no number on any rank nothing is changed on all of them, and the norm is infinite.
+    """
     engine.set_gradient_accumulation_boundary(True)
     engine.step()
     return engine.get_global_grad_norm()

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from trainer.batches import Batch, Packing, build_batches, pack
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
 from trainer.distributed import Ranks, summed
-from trainer.fast.attention import NAME
+from trainer.fast.attention import NAME, sent
 from trainer.fast.layers import uncompiled
 from trainer.run import Run, autocast
 
@@ -30,19 +30,31 @@ def held_out_loss(
     token_loss: TokenLoss, items: Items, subset: list[int], packing: Packing, ranks: Ranks
 ) -> dict[str, float]:
     """Nats per label over the subset: `loss` of all labels, `answer_loss` of the answer's own tokens and
-    `frame_loss` of what stands around it (tags, end token), which falls to nothing within a few steps."""
+    `frame_loss` of what stands around it (tags, end token), which falls to nothing within a few steps.
+
+    Where all items have users: `macro_loss`, the mean over users of each one's own loss, few items or many.
+    """
     rows = pack(subset, [items.length(item) for item in subset], packing)
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(items.user(item) for item in subset))}
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-    for batch in build_batches(items, rows, ranks.rank, packing, ranks.device):
+    by_user = torch.zeros(2, len(numbers), dtype=torch.float64, device=ranks.device)
+    batches = build_batches(items, rows, ranks.rank, packing, ranks.device)
+    for members, batch in zip(rows[ranks.rank] or [[]], batches, strict=True):
         losses = token_loss(batch).double()
         answer = (batch.kinds == KIND_ANSWER).double()
         sums += torch.stack([losses @ answer, answer.sum(), losses @ (1 - answer), (1 - answer).sum()])
-    answer_sum, answers, frame_sum, frames = summed(sums, ranks.device)
-    return {
+        ends = torch.tensor([items.length(item) for item in members]).cumsum(0)
+        users = torch.tensor([numbers[items.user(item)] for item in members], dtype=torch.int64)
+        item_of = torch.bucketize(batch.positions, sent(ends, ranks.device), right=True)
+        by_user.index_add_(1, sent(users, ranks.device)[item_of], torch.stack([losses, torch.ones_like(losses)]))
+    answer_sum, answers, frame_sum, frames, *rest = summed(torch.cat([sums, by_user.view(-1)]), ranks.device)
+    found = {
         "loss": (answer_sum + frame_sum) / max(1.0, answers + frames),
         "answer_loss": answer_sum / answers if answers else math.nan,
         "frame_loss": frame_sum / frames if frames else math.nan,
     }
+    own = [total / count for total, count in zip(rest[: len(numbers)], rest[len(numbers) :], strict=True) if count]
+    return found if None in numbers or not own else found | {"macro_loss": sum(own) / len(own)}
 
 
 def sample(run: Run) -> list[dict[str, Any]]:

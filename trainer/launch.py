@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.atomic import heal, named_errors, write_text
+from trainer.atomic import heal, named_errors, read_object, write_text
 from trainer.base_model import check_model, model_folder
 from trainer.errors import AttemptsUsedUp, OwnershipLost, RunsFolderError, TimeLimit, TrainerError
 from trainer.pod import attempts, preconditions
@@ -123,12 +123,14 @@ def attempt(node: Node, ownership: Ownership, started: float) -> Outcome:
 
 
 def tidy(node: Node, ownership: Ownership, fresh: bool) -> None:
-    """Drop what killed writers left and, in a new series, what the old one decided; write config.json."""
+    """Drop what killed writers left, an old wish to stop and, in a new series, what the old one decided; write
+    config.json."""
     ownership.check()
     heal(node.folder.root)
     heal(node.folder.checkpoints)
     with named_errors(node.folder.root):
         node.folder.result.unlink(missing_ok=True)
+        node.folder.stop.unlink(missing_ok=True)
         if fresh:
             node.folder.plan.unlink(missing_ok=True)
     write_text(node.folder.config, node.file.to_json(), ownership.check)
@@ -156,6 +158,7 @@ def follow(node: Node) -> Outcome:
 def prepare_data(node: Node, ownership: Ownership | None) -> dict[str, str]:
     """Tokenise the data into the scratch folder and report; the part of the ranks' environment that says where."""
     from trainer.dataset.prepare import prepare  # not needed where the run is done already
+    from trainer.dataset.tokenizer import FILES
 
     out = node.work / "prepared"
     model = model_folder(node.file.train, node.pod.models)
@@ -163,6 +166,12 @@ def prepare_data(node: Node, ownership: Ownership | None) -> dict[str, str]:
     for line in report.lines():
         node.tee.say(line)
     if ownership is not None:
+        before = read_object(node.folder.report).get("tokenizer", report.tokenizer)
+        if before != report.tokenizer:
+            node.tee.say(
+                f"{model}: tokenizer or chat template is not what the attempt before had ({', '.join(FILES)}): put the "
+                "old files back, or raise train.revision; a checkpoint trained on other tokens is refused"
+            )
         write_text(node.folder.report, report.to_json(), ownership.check)
     return {contract.ENV_PREPARED: str(out)}
 

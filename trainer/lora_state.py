@@ -110,7 +110,7 @@ def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str
     CheckpointError where a parameter is not wholly covered: the checkpoint is of another model.
     """
     path = checkpoint.path
-    create_moments(engine, torch.tensor(float(checkpoint.progress.step)))
+    create_moments(engine, torch.tensor(float(checkpoint.progress.updates)))
     by_name = dict(parameters)
     covered = dict.fromkeys(by_name, 0)
     own = {(name, part): (start, value) for one in owned(engine) for name, start, part, value in one.slices()}

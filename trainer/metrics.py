@@ -82,11 +82,21 @@ class Metrics:
 
     def _open(self, done: int) -> None:
         _drop_after(self._folder.metrics, done)
-        _drop_after(self._folder.samples, done)
+        samples = _drop_after(self._folder.samples, done)
+        self._before = {record["item"]: record["answer"] for record in samples if record.get("step") == 0}
         with named_errors(self._folder.root):
             self._file = self._folder.metrics.open("a", encoding="utf-8")
             self._samples = self._folder.samples.open("a", encoding="utf-8")
         self._tensorboard = EventFile(self._folder, done) if self._ops.tensorboard else None
+
+    def go_back(self, done: int) -> None:
+        """Drop the records of steps after `done`, which are trained again. wandb keeps the first it saw of a step."""
+        with named_errors(self._folder.root):
+            self._file.close()
+            self._samples.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self._open(done)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; numbers that are none become null."""
@@ -101,10 +111,12 @@ class Metrics:
         self._reporter.step()
 
     def write_samples(self, records: list[dict[str, Any]]) -> None:
-        """Append an evaluation's answers, if any, to samples.jsonl; it is over then."""
+        """Append an evaluation's answers, if any, each beside the one from before training; it is over then."""
         with named_errors(self._folder.samples):
             for record in records:
-                self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+                before = self._before.setdefault(record["item"], record["answer"])
+                line = {**record, "before": before} if record["step"] else record
+                self._samples.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._samples.flush()
         self._reporter.evaluated()
 
@@ -120,12 +132,12 @@ class Metrics:
         self._reporter.close()
 
 
-def _drop_after(path: Path, done: int) -> None:
+def _drop_after(path: Path, done: int) -> list[dict[str, Any]]:
     # A resumed run trains the steps after its checkpoint again: their first records go. A run from the start
-    # (nothing was saved) writes everything anew.
+    # (nothing was saved) writes everything anew. Returns what is kept.
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept, records = [], []
     for line in path.read_text(encoding="utf-8").split("\n"):  # an answer may hold other line ends
         try:
             record = json.loads(line)
@@ -133,7 +145,9 @@ def _drop_after(path: Path, done: int) -> None:
             continue
         if done and record.get("step", 0) <= done:
             kept.append(line + "\n")
+            records.append(record)
     write_text(path, "".join(kept))
+    return records
 
 
 def _start_wandb(folder: RunFolder, run: str, wanted: Wandb) -> Any:

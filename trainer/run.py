@@ -16,6 +16,7 @@ from trainer.distributed import Ranks
 from trainer.fast.loss import label_loss, output_head
 from trainer.fast.memory_plan import MemoryPlan
 from trainer.fast.replays import Replays
+from trainer.hang import NOT_WATCHED, HangWatch
 from trainer.schedule import Due
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
@@ -43,6 +44,7 @@ class Run:
     subset: list[int]
     steps: int
     details: dict[str, Any]
+    watch: HangWatch = NOT_WATCHED
 
     @property
     def full(self) -> bool:

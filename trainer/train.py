@@ -5,12 +5,12 @@ Started by torchrun under trainer.launch, which has checked the inputs, prepared
 """
 
 import argparse
-import math
 import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,29 @@ from trainer.checkpoints import Progress
 from trainer.dataset.prepared import load_prepared
 from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
 from trainer.engine import accumulate, deepspeed_config, initialise, set_learning_rate, update
-from trainer.errors import Diverged, Preempted, TimeLimit, first_line
-from trainer.evaluation import fixed_subset, held_out_loss, sample
+from trainer.errors import Preempted, TimeLimit, first_line
+from trainer.evaluation import fixed_subset
 from trainer.fast import experts
 from trainer.fast.attention import register
 from trainer.fast.replays import Replays
 from trainer.fast.self_check import self_check
 from trainer.full_state import shard_at_load
+from trainer.guards import Spikes
+from trainer.hang import HangWatch
+from trainer.judging import exhausted, judged
 from trainer.lora import add_adapters
 from trainer.lora_state import Snapshot
 from trainer.metrics import Pace, device_state, say
 from trainer.model import Load, load_model
+from trainer.movement import Movement
 from trainer.pod import outcome
+from trainer.rewind import StepResult, guarded
 from trainer.run import Run, autocast, token_losses
-from trainer.schedule import Due, decay_steps, is_evaluation, learning_rate, total_steps
+from trainer.schedule import Due, decay_steps, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
 from trainer.schema.messages import as_rank, step_line
+from trainer.schema.ops import parse_every
 from trainer.state import due, publish_adapter, resume, save, settle
 from trainer.writer import Writer
 
@@ -95,17 +101,21 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
 
 def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
     """Train from `progress` to the end or an early stop; a stop from outside is raised after saving."""
-    pace, start = Pace(), time.monotonic() - progress.seconds
+    start = time.monotonic() - progress.seconds
+    pace, spikes, movement = Pace(), Spikes(), Movement(run)
     progress = judged(run, progress, log)
     while progress.step < run.steps and not exhausted(run, progress):
         # ---- one optimiser step: what it computes depends on its number alone
         pace.begin()
-        result = train_step(run, progress.step, due(run, progress.step + 1))
+        with run.watch.during("step", progress.step + 1):
+            result = train_step(run, progress.step, due(run, progress.step + 1), progress.left_out)
         pace.end(result.tokens)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - start)
-        check_finite(result, progress.step)
         if log is not None:
             record(run, log, progress, result, pace)
+            for line in strange(run, progress.step, result, spikes, movement):
+                say(line)
+        progress = guarded(run, progress, log, result)
         if result.stop:  # before an evaluation, which may take longer than the grace
             save(run, progress, wait=True)
             if log is not None:
@@ -114,27 +124,19 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         progress = judged(run, progress, log)
         if log is not None and progress.evaluated == progress.step:
             outcome.progress(progress.step, run.steps, result.loss, progress.best_loss)
-        if result.save:
-            save(run, progress)
-    settle(run)
+        # In a row of bad steps the weights may be what is wrong: the checkpoint to go back to stays the one before.
+        if result.save and not progress.bad:
+            with run.watch.during("checkpoint", progress.step):
+                save(run, progress)
+    with run.watch.during("checkpoint", progress.step):
+        settle(run)
     return progress
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What the ranks agree on after one step: loss per label, gradient norm before clipping, real tokens."""
-
-    loss: float
-    grad_norm: float
-    tokens: int
-    stop: str | None
-    save: bool
-
-
-def train_step(run: Run, step: int, wanted: bool) -> StepResult:
+def train_step(run: Run, step: int, wanted: bool, left_out: Collection[int] = ()) -> StepResult:
     """Update number `step` (from 0). `wanted`: rank 0 asks for a checkpoint after it."""
     train, ranks = run.train, run.ranks
-    plan = plan_step(step, run.data.train, train, run.packing)
+    plan = plan_step(step, run.data.train, train, run.packing, left_out)
     # Dropout depends on seed, step and rank, so a resumed run draws what the uninterrupted one would have.
     torch.manual_seed(((train.seed * 1_000_003 + step) * 4_099 + ranks.rank) % 2**63)
     set_learning_rate(run.engine, learning_rate(step, train.optim, decay_steps(len(run.data.train), train)))
@@ -143,9 +145,11 @@ def train_step(run: Run, step: int, wanted: bool) -> StepResult:
     if not run.model.training:  # walks over thousands of modules while the GPU has nothing to do
         run.model.train()
     batches = build_batches(run.data.train, plan.rows, ranks.rank, run.packing, ranks.device)
-    loss = accumulate(run.engine, batches, scale)
-    run.writer.copied()
-    grad_norm = float(update(run.engine))
+    loss, grad_norm = torch.zeros((), device=ranks.device), 0.0
+    if plan.items:
+        loss = accumulate(run.engine, batches, scale)
+        run.writer.copied()
+        grad_norm = float(update(run.engine))
     asked = stop_asked()
     flags = [asked == outcome.PREEMPTED, asked == outcome.TIME_LIMIT, wanted and ranks.first, run.writer.failed]
     local = torch.cat([loss.double()[None] / ranks.world, torch.tensor(flags, device=ranks.device).double()])
@@ -153,20 +157,13 @@ def train_step(run: Run, step: int, wanted: bool) -> StepResult:
     if unsaved:
         settle(run)
     stop = outcome.PREEMPTED if preempted else outcome.TIME_LIMIT if late else None
-    return StepResult(total, grad_norm, plan.tokens, stop, bool(save_now))
-
-
-def check_finite(result: StepResult, step: int) -> None:
-    """The run ends where the loss is no number; the last checkpoint is still good."""
-    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-        raise Diverged(
-            f"step {step}: loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}: the run diverged; "
-            "lower train.optim.lr or train.optim.max_grad_norm and submit again"
-        )
+    return StepResult(total, grad_norm, plan.tokens, stop, bool(save_now), trained=bool(plan.items))
 
 
 def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResult, pace: Pace) -> None:
     """Each step into metrics.jsonl, every log_every steps onto the log."""
+    if not result.trained:
+        return say(f"step {progress.step}: all its items are left out, nothing is trained")
     rate = learning_rate(progress.step - 1, run.train.optim, decay_steps(len(run.data.train), run.train))
     values: dict[str, float] = {
         "step": progress.step,
@@ -183,60 +180,19 @@ def record(run: Run, log: metrics.Metrics, progress: Progress, result: StepResul
     log.write(values)
 
 
+def strange(run: Run, step: int, result: StepResult, spikes: Spikes, movement: Movement) -> list[str]:
+    """What stands out after a good step."""
+    if not (result.good and result.trained):
+        return []
+    rate = learning_rate(step - 1, run.train.optim, decay_steps(len(run.data.train), run.train))
+    return spikes.lines(step, result.loss, result.grad_norm) + (movement.lines(run, step - 1) if rate > 0 else [])
+
+
 def raise_stop(asked: str, progress: Progress) -> None:
     """The run is saved: end it with the contract's code."""
     if asked == outcome.TIME_LIMIT:
         raise TimeLimit(f"max_hours is over at step {progress.step}; saved: raise cluster.max_hours and submit again")
     raise Preempted(f"stopped at step {progress.step} as asked; saved: submit again to continue from there")
-
-
-def evaluate(run: Run, step: int, log: metrics.Metrics | None) -> dict[str, float]:
-    """Held-out losses and sample answers after `step` updates, the same on every rank."""
-    start = time.monotonic()
-    run.model.eval()
-    with torch.no_grad():
-        losses = held_out_loss(run.engine.module, run.data.validation, run.subset, run.packing, run.ranks)
-        answers = sample(run)
-    if log is not None:
-        said = " ".join(f"{name}={value:.4f}" for name, value in losses.items())
-        say(f"evaluation step={step} {said} items={len(run.subset)} seconds={time.monotonic() - start:.1f}")
-        log.write({"step": step, "evaluation": losses, "seconds": time.monotonic() - start})
-        log.write_samples([{"step": step, **answer} for answer in answers])
-    return losses
-
-
-def judged(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
-    """Evaluate where that is due: before the first step, and after those that the schedule names."""
-    step = progress.step
-    due = step == 0 or is_evaluation(step, len(run.data.train), run.train)
-    if not (run.subset and due and progress.evaluated < step):
-        return progress
-    losses, progress = evaluate(run, step, log), replace(progress, evaluated=step)
-    return judge(run, progress, losses) if step else replace(progress, before=losses)
-
-
-def judge(run: Run, progress: Progress, losses: dict[str, float]) -> Progress:
-    """Keep the best adapter; count evaluations that brought less than min_delta."""
-    loss = losses["loss"]
-    if not math.isfinite(loss):
-        raise Diverged(f"step {progress.step}: the held-out loss is {loss}: lower train.optim.lr and submit again")
-    if progress.best_loss is None or loss < progress.best_loss:
-        progress = replace(progress, best_loss=loss, best_step=progress.step, best=losses)
-        publish_adapter(run, progress, run.folder.adapter)
-    if progress.patience_loss is None or loss < progress.patience_loss - run.train.evaluation.min_delta:
-        return replace(progress, patience_loss=loss, evaluations_without_gain=0)
-    return replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1)
-
-
-def exhausted(run: Run, progress: Progress) -> bool:
-    """True where early stopping ends the run."""
-    patience = run.train.evaluation.patience
-    over = patience is not None and progress.evaluations_without_gain >= patience
-    if over and run.ranks.first:
-        say(
-            f"early stop at step {progress.step}: {patience} evaluations without a gain, best step {progress.best_step}"
-        )
-    return over
 
 
 def export(run: Run, progress: Progress) -> dict[str, Any]:
@@ -257,8 +213,10 @@ def export(run: Run, progress: Progress) -> dict[str, Any]:
 def train_on_this_rank(file: RunFile) -> None:
     """setup, fit, export; every rank runs this."""
     startup.quiet_libraries(this_rank())
+    watch = HangWatch(parse_every(file.train.ops.hang_after)[0])
+    watch.start(this_rank())
     ranks = join()
-    run = setup(file, ranks)
+    run = replace(setup(file, ranks), watch=watch)
     progress = resume(run)
     log = metrics.Metrics(run.folder, file.run, progress.step, file.train.ops) if ranks.first else None
     progress = fit(run, progress, log)

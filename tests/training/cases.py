@@ -5,7 +5,8 @@
                                              "resumes": checkpoint to start from or absent}, ...]
 
 Every case goes through the trainer's own setup, resume, fit and export. Rank 0 leaves metrics.jsonl, checkpoints
-and adapters in the run's folder; `gradients` receives the gradient of the first step by parameter name.
+and adapters in the run's folder, and in result.json the summary or how it diverged; `gradients` receives the gradient
+of the first step by parameter name.
 """
 
 import gc
@@ -24,6 +25,7 @@ from trainer import metrics
 from trainer.batches import build_batches, plan_step
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import accumulate
+from trainer.errors import Diverged
 from trainer.pod.ownership import Owner
 from trainer.run import Run
 from trainer.schema import contract
@@ -78,7 +80,10 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> None:
         return
     progress = resume(run)
     log = metrics.Metrics(folder, file.run, progress.step, file.train.ops) if ranks.first else None
-    summary = export(run, fit(run, progress, log))
+    try:
+        summary = export(run, fit(run, progress, log))
+    except Diverged as error:
+        summary = {"code": int(error.code), "sentence": str(error)}
     if log is not None:
         log.close()
         folder.result.write_text(json.dumps(summary))

@@ -66,7 +66,10 @@ def test_the_runs_folder_is_complete(stories: Stories) -> None:
     assert list(evaluations) == [0, 6] and evaluations[6]["loss"] < 0.95 * evaluations[0]["loss"]
     samples = [json.loads(line) for line in folder.samples.read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [0, 0, 6, 6]
-    assert all(sample.keys() == {"step", "item", "prompt_tail", "reference", "answer"} for sample in samples)
+    known = {"step", "item", "prompt_tail", "reference", "answer"}
+    assert all(sample.keys() == known for sample in samples[:2])
+    assert all(sample.keys() == {*known, "before"} for sample in samples[2:])
+    assert [sample["before"] for sample in samples[2:]] == [sample["answer"] for sample in samples[:2]]
     report = json.loads(folder.report.read_text())
     assert (report["train"], report["validation"]) == (48, 9)
     result = world.result("main")
@@ -134,9 +137,10 @@ def test_the_adapter_comes_home_and_plain_peft_gives_the_recorded_loss(stories: 
     prepare(train.data, world.data, base, tmp_path / "prepared", lambda text: None)
     held = load_prepared(tmp_path / "prepared").validation
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
-    assert naive_loss(plain, held) == pytest.approx(world.result("main")["before"]["loss"], rel=1e-4)
+    assert naive_losses(plain, held) == pytest.approx(recorded(world.result("main")["before"]), rel=1e-4)
     model = PeftModel.from_pretrained(plain, home)
-    assert naive_loss(model, held) == pytest.approx(world.result("main")["after"]["loss"], rel=1e-4)
+    assert naive_losses(model, held) == pytest.approx(recorded(world.result("main")["after"]), rel=1e-4)
+    assert len({held.user(item) for item in range(len(held))}) == 3
 
 
 def test_the_report_is_there_and_comes_home(stories: Stories) -> None:
@@ -154,9 +158,13 @@ def test_the_report_is_there_and_comes_home(stories: Stories) -> None:
     assert "lower train.optim.lr" in (world.root / diverged.strip()).read_text()
 
 
-def naive_loss(model: torch.nn.Module, items: Items) -> float:
-    """Cross entropy over all logits, item by item, nothing packed: nats per trained token."""
-    total, count = 0.0, 0
+def recorded(losses: dict[str, float]) -> tuple[float, float]:
+    return losses["loss"], losses["macro_loss"]
+
+
+def naive_losses(model: torch.nn.Module, items: Items) -> tuple[float, float]:
+    """Cross entropy over all logits, item by item, nothing packed: nats per trained token, and the users' mean."""
+    users: dict[int | None, list[float]] = {}
     model.eval()
     for item in range(len(items)):
         tokens = torch.tensor([list(items.tokens(item))])
@@ -164,9 +172,10 @@ def naive_loss(model: torch.nn.Module, items: Items) -> float:
         with torch.no_grad():
             logits = model(input_ids=tokens).logits[0, :-1]
         labels = tokens[0, 1:][trained]
-        total += torch.nn.functional.cross_entropy(logits[trained].double(), labels, reduction="sum").item()
-        count += len(labels)
-    return total / count
+        each = torch.nn.functional.cross_entropy(logits[trained].double(), labels, reduction="none").tolist()
+        users.setdefault(items.user(item), []).extend(each)
+    every = [loss for own in users.values() for loss in own]
+    return sum(every) / len(every), sum(sum(own) / len(own) for own in users.values()) / len(users)
 
 
 def test_done_stays_done(stories: Stories) -> None:
@@ -198,6 +207,7 @@ def test_a_run_that_was_interrupted_three_times_equals_the_whole_one(stories: St
         )
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
     assert world.folder("whole").samples.read_text() == world.folder("torn").samples.read_text()
+    assert "not moved" not in world.log("whole"), "what is trained moves"
 
 
 def test_each_interruption_is_told_and_resumed_from_its_checkpoint(stories: Stories) -> None:
@@ -265,10 +275,12 @@ def test_two_nodes_start_again_when_one_loses_its_rank(stories: Stories) -> None
 def test_a_run_that_diverges_says_so(stories: Stories) -> None:
     status, done = stories.status["diverging"], stories.done["diverging"]
     assert done.code == 3 and status["code"] == 5 and status["phase"] == "Failed"
-    assert re.search(r"step 1: loss \d.*, gradient norm (inf|nan): the run diverged; lower train\.optim\.lr", done.err)
+    assert re.search(r"step 6: loss \d.*, gradient norm inf: steps 1 to 6 had no usable loss or gradient", done.err)
+    assert "there is no checkpoint to go back to: the run diverged; look at the items" in done.err
     result = stories.world.result("diverging")
     assert result["phase"] == "Failed" and result["code"] == 5 and result["attempt"] == 1
-    (before,) = stories.world.records("diverging")
+    before, *steps = stories.world.records("diverging")
+    assert [step["grad_norm"] for step in steps] == [None] * 6
     assert math.isfinite(before["evaluation"]["loss"]), "of the base model"
 
 

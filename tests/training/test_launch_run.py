@@ -105,6 +105,17 @@ def test_a_stop_is_obeyed_saved_and_not_counted(world: World) -> None:
     assert world.json("owner.json")["released"] and not list((world.root / "tmp").iterdir())
 
 
+def test_a_file_in_the_run_folder_asks_for_a_stop_once(world: World) -> None:
+    process = world.start(OBEDIENT)
+    wait_for(log_has(world, "rank is up"))
+    world.folder.stop.touch()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 143 and "stopping: preempted" in output
+    assert world.message()["sentence"] == "saved at step 3" and world.message()["phase"] == "Restarting"
+    code, output = world.launch(PUBLISH)
+    assert code == 0 and not world.folder.stop.exists() and "waiting" not in output
+
+
 @pytest.mark.parametrize("stubborn", ["", "1"])
 def test_ranks_that_do_not_obey_are_ended_within_the_grace(world: World, stubborn: str) -> None:
     process = world.start(DEAF, TRAINER_GRACE_SECONDS="2", STUBBORN=stubborn)
@@ -153,6 +164,21 @@ def test_a_killed_launcher_takes_its_ranks_along_and_is_followed_at_once(world: 
     assert "stood still" not in output and "told to stop before training began" in output
     killed, stopped = world.json("attempts.json")
     assert killed["code"] is None and 0 < killed["seconds"] < 30 and stopped["code"] == 143
+
+
+def test_a_changed_chat_template_is_said(world: World) -> None:
+    code, output = world.launch(CRASH)
+    assert code == 152 and "chat template is not" not in output
+    world.folder.attempts.unlink()  # or it would wait for 10 s
+    code, output = world.launch(CRASH)
+    assert "chat template is not" not in output
+    world.folder.attempts.unlink()
+    config = world.root / "models" / "tiny" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("assistant", "helper"))
+    code, output = world.launch(PUBLISH)
+    assert code == 0
+    assert "models/tiny: tokenizer or chat template is not what the attempt before had (tokenizer.json, " in output
+    assert "put the old files back, or raise train.revision" in output
 
 
 def test_three_attempts_without_a_checkpoint_close_the_series(world: World) -> None:

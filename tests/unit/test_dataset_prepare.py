@@ -190,7 +190,7 @@ def test_model_folders_that_cannot_serve(tmp_path: Path) -> None:
 def test_a_full_disk_is_said(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "train.json", [record("MARLOW", [entry([("IRIS", "x")], "y")])])
 
-    def full(self: ItemsWriter, name: str, tokens: "array[int]", kinds: bytes) -> None:
+    def full(self: ItemsWriter, name: str, tokens: "array[int]", kinds: bytes, user: str | None) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ItemsWriter, "add", full)
@@ -199,7 +199,9 @@ def test_a_full_disk_is_said(tmp_path: Path, model: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("file", ["report.json", "train/ids.json", "train/tokens.bin", "validation/starts.bin"])
+@pytest.mark.parametrize(
+    "file", ["report.json", "train/ids.json", "train/tokens.bin", "validation/starts.bin", "train/users.bin"]
+)
 def test_damaged_folders_are_refused(tmp_path: Path, model: Path, file: str) -> None:
     write_json(tmp_path / "train.json", [record("M", [entry([("IRIS", "x")], f"y{number}") for number in range(9)])])
     run(tmp_path, model)

@@ -32,6 +32,8 @@ def expected(words: dict[int, ExitCode], ending: Ending) -> ExitCode:
         return ExitCode.TIME_LIMIT
     if ending.asked == PREEMPTED or ExitCode.PREEMPTED in codes:
         return ExitCode.PREEMPTED
+    if ExitCode.HANGING in codes:
+        return ExitCode.HANGING
     if ExitCode.DEVICE in codes:
         return ExitCode.DEVICE
     if ExitCode.UNKNOWN in codes or ending.nodes == 1:

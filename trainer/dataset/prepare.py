@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from trainer.dataset.chat_template import load_chat
@@ -16,7 +16,7 @@ from trainer.dataset.encoding import Encoded, Encoder
 from trainer.dataset.prepared import REPORT, SPLITS, ItemsWriter
 from trainer.dataset.report import Report, length_facts
 from trainer.dataset.selecting import Selection, prompt_of, select
-from trainer.dataset.tokenizer import control_tokens, load_tokenizer
+from trainer.dataset.tokenizer import control_tokens, load_tokenizer, tokenizer_digest
 from trainer.errors import DataError, RunsFolderError
 from trainer.schema.data import Data
 
@@ -70,7 +70,7 @@ def prepare(data: Data, data_root: Path, model_folder: Path, out: Path, say: Cal
         counts = _write(unfinished, encoder, selection, say)
         if not counts.lengths:
             raise DataError(_nothing_left(data, counts))
-        report = _report(selection, counts)
+        report = replace(_report(selection, counts), tokenizer=tokenizer_digest(model_folder))
         _finish(unfinished, out, report)
     except OSError as error:
         raise RunsFolderError(f"{out}: cannot be written ({error.strerror}): free some space, then resume") from None
@@ -95,7 +95,8 @@ def _write(folder: Path, encoder: Encoder, selection: Selection, say: Callable[[
                     continue
                 names[item.key] += 1
                 copy = names[item.key]
-                writer.add(item.key if copy == 1 else f"{item.key}-{copy}", encoded.tokens, encoded.kinds)
+                name = item.key if copy == 1 else f"{item.key}-{copy}"
+                writer.add(name, encoded.tokens, encoded.kinds, item.user.identity)
                 counts.add(split, encoded)
     return counts
 

@@ -1,7 +1,7 @@
 """The prepared folder: what one preparation writes and every rank maps into memory, nothing copied.
 
-FOLDER/{train,validation}/{tokens.bin int32, kinds.bin uint8, starts.bin int64, kept.bin int32, ids.json} and
-report.json. The folder appears by rename.
+FOLDER/{train,validation}/{tokens.bin int32, kinds.bin uint8, starts.bin int64, kept.bin int32, users.bin int32,
+ids.json} and report.json. The folder appears by rename.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ class Items:
     _kinds: "memoryview[int]"
     _starts: "memoryview[int]"
     _kept: "array[int]"
+    _users: "array[int]"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +52,10 @@ class Items:
     def kept(self, i: int) -> int:
         """Trained tokens of item i."""
         return self._kept[i]
+
+    def user(self, i: int) -> int | None:
+        """A number for the user of item i, the same for all items of that user in this split; None: not known."""
+        return self._users[i] if self._users[i] >= 0 else None
 
     def tokens(self, i: int) -> "memoryview[int]":
         """Token ids, int32 (format "i")."""
@@ -78,13 +83,16 @@ class ItemsWriter:
         self._kinds = (folder / "kinds.bin").open("wb")
         self._starts = array("q", [0])
         self._kept = array("i")
+        self._users = array("i")
+        self._numbers: dict[str, int] = {}
         self._ids: list[str] = []
 
-    def add(self, name: str, tokens: "array[int]", kinds: bytes) -> None:
+    def add(self, name: str, tokens: "array[int]", kinds: bytes, user: str | None = None) -> None:
         tokens.tofile(self._tokens)
         self._kinds.write(kinds)
         self._starts.append(self._starts[-1] + len(tokens))
         self._kept.append(len(kinds) - kinds.count(KIND_CONTEXT))
+        self._users.append(-1 if user is None else self._numbers.setdefault(user, len(self._numbers)))
         self._ids.append(name)
 
     def __enter__(self) -> Self:
@@ -106,6 +114,7 @@ class ItemsWriter:
             os.fsync(file.fileno())
         (self._folder / "starts.bin").write_bytes(self._starts.tobytes())
         (self._folder / "kept.bin").write_bytes(self._kept.tobytes())
+        (self._folder / "users.bin").write_bytes(self._users.tobytes())
         (self._folder / "ids.json").write_text(json.dumps(self._ids), encoding="ascii")
 
 
@@ -124,9 +133,11 @@ def _load_items(folder: Path) -> Items:
     starts = _mapped(folder / "starts.bin", "q")
     kinds, tokens = _mapped(folder / "kinds.bin", "B"), _mapped(folder / "tokens.bin", "i")
     kept = array("i", (folder / "kept.bin").read_bytes())
-    if len(starts) != len(ids) + 1 or len(kept) != len(ids) or not starts[-1] == len(kinds) == len(tokens):
+    users = array("i", (folder / "users.bin").read_bytes())
+    by_item = {len(starts) - 1, len(kept), len(users), len(ids)}
+    if len(by_item) > 1 or not starts[-1] == len(kinds) == len(tokens):
         raise ValueError(f"{folder.name}: sizes of the files do not match")
-    return Items(ids, tokens, kinds, starts, kept)
+    return Items(ids, tokens, kinds, starts, kept, users)
 
 
 def _mapped(path: Path, code: Literal["B", "i", "q"]) -> "memoryview[int]":

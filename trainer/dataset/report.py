@@ -44,6 +44,8 @@ class Report:
     """Training items whose answer an earlier item has, too."""
     seen_validation_answers: int
     """Held-out answers that stand word for word in a training item's context or history."""
+    tokenizer: str = ""
+    """sha256 over the files that make tokens of text: tokenizer and chat template."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"

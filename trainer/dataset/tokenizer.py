@@ -1,11 +1,15 @@
 """The model folder's tokenizer.json, and the control tokens that no data may spell."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""What may be in a model folder of tokenizer and chat template."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -31,6 +35,15 @@ def load_tokenizer(folder: Path) -> Any:
     # Special tokens are written by the chat template. Whole offsets, or spaces would belong to no token.
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the files of the model folder that say how text becomes tokens."""
+    found = hashlib.sha256()
+    for name in FILES:
+        if (folder / name).is_file():
+            found.update(f"{name}\0".encode() + (folder / name).read_bytes())
+    return found.hexdigest()
 
 
 def control_tokens(tokenizer: Any) -> frozenset[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.atomic import named_errors, read_object, write_json
 from trainer.pod.environment import Pod
-from trainer.pod.outcome import PREEMPTED, TIME_LIMIT, Ending, Outcome, decide, read_outcomes
+from trainer.pod.outcome import HANG, PREEMPTED, TIME_LIMIT, Ending, Outcome, decide, read_outcomes
 from trainer.pod.ownership import Ownership
 from trainer.pod.ranks import rank_environment, run_ranks, torchrun
 from trainer.pod.stopping import Stop
@@ -43,6 +43,8 @@ def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: 
     def watch() -> bool:
         if end is not None and time.monotonic() >= end:
             node.stop.ask(TIME_LIMIT)
+        if ownership is not None and node.folder.stop.exists():
+            node.stop.ask(PREEMPTED)
         return ownership is None or not ownership.lost
 
     while True:
@@ -73,12 +75,26 @@ def run_once(
         shutil.rmtree(words, ignore_errors=True)
         words.mkdir()
     places = {contract.ENV_OUTCOMES: str(words), contract.ENV_STOP_FILE: str(stop_file)}
+    # For the flight recorder: NCCL's own timeout, where it is the shorter one, leaves its record beside the stacks.
+    places |= {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_FR_DUMP_TEMP_FILE": str(words / HANG / "nccl-timeout-rank-")}
     places |= {contract.ENV_CONFIG: str(node.config.absolute()), contract.ENV_RUNS: str(node.pod.runs)}
     environ = rank_environment(os.environ, {**places, **own})
     status, unjoined = run_ranks(command, environ, node.tee, node.stop, watch)
+    keep_stacks(words / HANG, node.tee)
     ending = Ending(status, node.stop.asked, node.pod.node, node.pod.nodes, unjoined, dry)
     by_rank, progress = read_outcomes(words)
     return replace(decide(by_rank, ending, bool(progress)), progress=progress)
+
+
+def keep_stacks(found: Path, tee: Tee) -> None:
+    """What hanging ranks left in the folder `found`, into the run's logs beside this attempt's."""
+    for path in sorted(found.iterdir()) if tee.path is not None and found.is_dir() else ():
+        if path.stat().st_size and tee.path is not None:
+            kept = tee.path.with_name(f"{tee.path.stem}-{path.name}")
+            try:
+                shutil.copyfile(path, kept)
+            except OSError as error:  # the code and the sentence matter more
+                tee.say(f"{kept}: {error.strerror}: what {path.name} holds is lost")
 
 
 def read_plan(folder: RunFolder) -> int:

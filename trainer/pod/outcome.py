@@ -18,6 +18,9 @@ from trainer.schema.contract import ENV_OUTCOMES, ExitCode
 PREEMPTED, TIME_LIMIT = "preempted", "time-limit"
 """Why the launcher asks the ranks to stop; the content of the stop file."""
 
+HANG = "hang"
+"""Folder beside the ranks' last words with what hanging ranks left: stacks, and their last collectives."""
+
 SILENT = "a rank ended without a word (killed? out of host memory?); its last lines are in the log"
 
 
@@ -104,8 +107,8 @@ def read_outcomes(folder: Path) -> tuple[dict[int, Outcome], dict[str, Any]]:
 def decide(words: Mapping[int, Outcome], ending: Ending, trained: bool) -> Outcome:
     """The attempt's outcome on this node. `trained`: at least one step was made.
 
-    First match counts: lost ownership, a permanent code of the lowest rank, success, a stop, a device's error,
-    an unknown error, peers that never joined, a peer that vanished, silence.
+    First match counts: lost ownership, a permanent code of the lowest rank, success, a stop, ranks that hang, a
+    device's error, an unknown error, peers that never joined, a peer that vanished, silence.
     """
     by_rank = [words[rank] for rank in sorted(words)]
     lost = next((word for word in by_rank if word.code is ExitCode.OWNERSHIP_LOST), None)
@@ -135,7 +138,7 @@ def _stopped(by_rank: list[Outcome], ending: Ending) -> Outcome | None:
 
 
 def _failed(by_rank: list[Outcome], ending: Ending, trained: bool) -> Outcome:
-    for code in (ExitCode.DEVICE, ExitCode.UNKNOWN):
+    for code in (ExitCode.HANGING, ExitCode.DEVICE, ExitCode.UNKNOWN):
         for word in by_rank:
             if word.code is code:
                 return word

@@ -23,6 +23,8 @@ class Tee:
     def __init__(self, stdout: BinaryIO | None = None) -> None:
         self.lost = 0
         """Pieces that are not in the file."""
+        self.path: Path | None = None
+        """Where the file is, once it is open."""
         self._stdout: BinaryIO | None = stdout or sys.stdout.buffer
         self._queue: queue.Queue[bytes | None] = queue.Queue(WAITING)
         self._writer: threading.Thread | None = None
@@ -31,6 +33,7 @@ class Tee:
 
     def open(self, path: Path) -> None:
         """Begin the file at `path` with what was said so far; call it once."""
+        self.path = path
         self._writer = threading.Thread(target=self._write, args=(path,), name="log", daemon=True)
         self._writer.start()
 

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     DEVICE = 151
     UNKNOWN = 152
     RENDEZVOUS = 153
+    HANGING = 154
 
     @property
     def permanent(self) -> bool:
@@ -134,6 +135,11 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def stop(self) -> Path:
+        """Whoever puts a file here asks the run to save, and to start again elsewhere; the next attempt removes it."""
+        return self.root / "stop"
 
     @property
     def metrics(self) -> Path:

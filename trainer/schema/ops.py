@@ -28,6 +28,12 @@ def _checked(text: str) -> str:
     return text
 
 
+def _time(text: str) -> str:
+    if parse_every(text)[1] == "steps":
+        raise ValueError(f"write a time like '10 min' or '1 h', got {text!r}")
+    return text
+
+
 def _auto_or_tokens(value: object) -> object:
     whole = isinstance(value, int | str) and not isinstance(value, bool) and str(value).isdigit()
     if value == "auto" or (whole and int(str(value)) >= 128):
@@ -80,6 +86,12 @@ class Ops(Section):
     """reference: plain torch everywhere, for debugging."""
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved."""
+    max_skipped: int = Field(5, ge=0, le=1000)
+    """Steps in a row that may be skipped because loss or gradient is no number. One more: back to the last checkpoint,
+    once, without the items of these steps; the next time the run ends."""
+    hang_after: Annotated[str, AfterValidator(_time)] = "10 min"
+    """A step that takes longer than this, and 20 times longer than usual, hangs: all ranks' stacks go to the logs
+    folder, and the attempt ends, to be started again."""
     log_every: int = Field(10, ge=1)
     """Steps between log lines."""
     generate: Generate = Generate()
