@@ -92,7 +92,7 @@ def test_exit_codes_of_readme_are_those_of_kctl() -> None:
 
 
 def test_documents_are_short_and_linked_files_exist() -> None:
-    limits = {"README.md": 150, "ARCHITECTURE.md": 200}
+    limits = {"README.md": 150, "ARCHITECTURE.md": 220}
     for name, most in limits.items():
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
     for document in DOCUMENTS:

@@ -24,6 +24,7 @@ REPORT: dict[str, Any] = {
     "dropped": {"does not fit max_length": 4}, "shortened": 0, "turns_dropped": 0, "fallbacks": 0,
     "lengths": {"<=64": 10, "<=128": 20}, "length_p50": 70, "length_p90": 99, "length_p99": 120, "length_max": 121,
     "tokens": 2100, "trained_tokens": 300, "padding_share": 0.3, "repeated_answers": 0, "seen_validation_answers": 0,
+    "tokenizer": "0a",
 }  # fmt: skip
 HOSTILE = (
     "</pre></style><script>alert(1)</script>",
