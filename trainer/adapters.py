@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,16 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from trainer.atomic import Guard, named_errors, replace_folder, temporary, write_json, write_text
 from trainer.base_model import base_digest
 from trainer.errors import CheckpointError, RunsFolderError
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import MANIFEST
+from trainer.whole_model import write_model
 
 WEIGHTS = "adapter_model.safetensors"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""What belongs to a tokenizer, where a model folder has it."""
 
 
 def state_name(name: str) -> str:
@@ -43,24 +34,20 @@ def state_name(name: str) -> str:
 
 
 def adapter_state(model: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is saved, on the CPU, from the fp32 masters by the names of model.named_parameters().
+    """PEFT's keys -> what is saved, fp32 on the CPU, from the masters by the names of model.named_parameters().
 
-    LoRA: PEFT's keys, fp32. Full: the model's own keys, in its dtype. CheckpointError if a master is missing.
+    CheckpointError if a master is missing.
     """
-    adapter = isinstance(model, PeftModel)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     missing = [name for name in trained if name not in masters]
     if missing:
         raise CheckpointError(f"no master weights for {missing[0]} ({len(missing)} missing): the adapter is not saved")
-    dtype = torch.float32 if adapter else model.dtype
-    return {
-        state_name(name) if adapter else name: masters[name].detach().to("cpu", dtype).contiguous() for name in trained
-    }
+    return {state_name(name): masters[name].detach().to("cpu", torch.float32).contiguous() for name in trained}
 
 
 def save_adapter(
     model: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Iterable[tuple[str, Tensor]],
     folder: Path,
     train: TrainConfig,
     run: str,
@@ -70,13 +57,18 @@ def save_adapter(
 ) -> None:
     """Write `folder`, replacing what was there: weights, config, README.md, MANIFEST.json.
 
+    `state`: an adapter's items by PEFT's keys, or a whole model's by its own names, which are read as they are written.
     `details`: step, steps, trained, total, before and after (losses by name). `base`: the base model's folder.
     `guard` is asked right before the rename.
     """
     temp = temporary(folder)
-    with named_errors(folder):
-        temp.mkdir(parents=True)
-        _write_weights(model, state, temp, train, base)
+    try:
+        with named_errors(folder):
+            temp.mkdir(parents=True)
+            _write_weights(model, state, temp, train, base)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)  # a whole model's half would fill the volume until the next start
+        raise
     patterns = isinstance(model, PeftModel) and bool(model.peft_config["default"].rank_pattern)
     write_text(temp / "README.md", model_card(train, run, {**details, "patterns": patterns}))
     manifest = {"files": listing(temp), "run": run, "step": details["step"], "base": base_digest(base)}
@@ -86,18 +78,18 @@ def save_adapter(
     replace_folder(temp, folder, guard)
 
 
-def _write_weights(model: nn.Module, state: Mapping[str, Tensor], temp: Path, train: TrainConfig, base: Path) -> None:
+def _write_weights(
+    model: nn.Module, state: Iterable[tuple[str, Tensor]], temp: Path, train: TrainConfig, base: Path
+) -> None:
     try:
         if isinstance(model, PeftModel):
             save_file(dict(state), temp / WEIGHTS, metadata={"format": "pt"})
             write_text(temp / "adapter_config.json", _config_json(model, train))
-            return
-        model.save_pretrained(temp, state_dict=dict(state))
+        else:
+            assert isinstance(model, PreTrainedModel)  # what load_model returns
+            write_model(model, state, temp, base)
     except SafetensorError as error:
         raise RunsFolderError(f"{temp.parent}: {error}: make room there and submit again") from None
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, temp / name)
 
 
 def _config_json(model: PeftModel, train: TrainConfig) -> str:

@@ -4,6 +4,7 @@ The shards are DeepSpeed's own files, and those are pickles: trainer.checkpoints
 that this run wrote before one is opened here. That does not stop somebody who can write to the runs volume.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,19 @@ def load_shards(engine: Any, checkpoint: Checkpoint, world: int) -> None:
     engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
 
 
-def gathered(parameters: list[tuple[str, nn.Parameter]], first: bool) -> dict[str, torch.Tensor]:
-    """Whole weights on the CPU of the first rank, one parameter at a time; empty elsewhere. A collective."""
+def whole_values(model: nn.Module, first: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, value) of all that the model's files hold, on the CPU of the first rank, gathered one by one.
+
+    Each item is a collective: the first rank reads at its pace, and all ranks read to the end. The others get nothing.
+    """
     import deepspeed
 
-    whole = {}
-    for name, parameter in parameters:
-        with deepspeed.zero.GatheredParameters(parameter):
-            if first:
-                whole[name] = parameter.data.detach().cpu().clone()
-    return whole
+    done = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in done:  # tied to one that is there
+            continue
+        done.add(id(value))
+        with deepspeed.zero.GatheredParameters(value):
+            whole = value.detach().to("cpu", copy=True) if first else None
+        if whole is not None:
+            yield name, whole

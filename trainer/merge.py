@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from trainer.adapters import TOKENIZER_FILES, base_name, listing
+from trainer.adapters import base_name, listing
 from trainer.after.deltas import open_deltas
 from trainer.after.finished import Finished, command, finished
 from trainer.after.weight_files import DTYPES, INDEX, copy_changed, places, weight_files
@@ -26,6 +26,7 @@ from trainer.errors import CheckpointError, ConfigError, RunsFolderError
 from trainer.metrics import say
 from trainer.model import check_weights
 from trainer.schema.contract import MANIFEST
+from trainer.whole_model import TOKENIZER_FILES
 
 COPIED = ("config.json", "generation_config.json", INDEX, *TOKENIZER_FILES)
 """What a model folder has beside its weights."""

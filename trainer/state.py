@@ -5,9 +5,11 @@ Rank 0 publishes, and only while its pod owns the run.
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import Tensor
 
 from trainer import adapters, checkpoints, full_state
 from trainer.atomic import named_errors, temporary
@@ -213,14 +215,31 @@ def _say_resumed(run: Run, checkpoint: Checkpoint, damages: list[str]) -> None:
 
 def publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
     """The adapter (or whole model) as it is now, complete or not at all. LoRA's parameters are the fp32 masters."""
-    weights = {name: parameter.data for name, parameter in run.parameters}
     if run.full:
-        weights = full_state.gathered(run.parameters, run.ranks.first)
-    if not run.ranks.first:
-        return
+        _publish_model(run, progress, folder)
+    elif run.ranks.first:
+        masters = {name: parameter.data for name, parameter in run.parameters}
+        _save_adapter(run, progress, folder, adapters.adapter_state(run.model, masters).items())
+
+
+def _publish_model(run: Run, progress: Progress, folder: Path) -> None:
+    values = full_state.whole_values(run.model, run.ranks.first)
+    failed: TrainerError | None = None
+    if run.ranks.first:
+        try:
+            _save_adapter(run, progress, folder, values)
+        except TrainerError as error:
+            failed = error
+    for _ in values:  # each is a collective, also where rank 0 cannot write any more
+        pass
+    failed = gathered(failed)[0]
+    if failed is not None:
+        raise failed
+
+
+def _save_adapter(run: Run, progress: Progress, folder: Path, state: Iterable[tuple[str, Tensor]]) -> None:
     details = {**run.details, "step": progress.step, "steps": run.steps}
     details |= {"before": progress.before, "after": progress.best}
-    state = adapters.adapter_state(run.model, weights)
     adapters.save_adapter(
         run.model, state, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)
     )

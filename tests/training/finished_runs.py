@@ -95,8 +95,8 @@ def write_adapter(made: FinishedRun, config: Any, seed: int) -> None:
         awaken(model, seed)
     masters = {name: parameter.detach() for name, parameter in trained_parameters(model)}
     details = {"step": 3, "steps": 9, "trained": 1, "total": 2}
-    state = adapter_state(model, masters)
-    save_adapter(model, state, made.folder.adapter, config, made.run, details, made.base)
+    state = masters if config.lora is None else adapter_state(model, masters)
+    save_adapter(model, state.items(), made.folder.adapter, config, made.run, details, made.base)
 
 
 def remanifest(folder: Path, **changes: Any) -> None:

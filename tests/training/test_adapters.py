@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import DENSE, MIXTURES, awaken, tiny_dense, train_config
+from trainer import whole_model
 from trainer.adapters import adapter_state, model_card, save_adapter, verify_adapter
 from trainer.base_model import base_digest
 from trainer.errors import CheckpointError
@@ -39,7 +40,7 @@ def saved(root: Path, train: Any, family: str = "qwen3") -> tuple[Path, Path, An
         model = add_adapters(model, train)
         awaken(model)
     masters = {name: parameter.detach() for name, parameter in trained_parameters(model)}
-    save_adapter(model, adapter_state(model, masters), root / "adapter", train, "tiny-0", DETAILS, base)
+    save_adapter(model, adapter_state(model, masters).items(), root / "adapter", train, "tiny-0", DETAILS, base)
     return base, root / "adapter", model.eval()
 
 
@@ -97,20 +98,29 @@ def test_values_come_from_the_fp32_masters(tmp_path: Path) -> None:
         adapter_state(model, masters)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
-def test_method_full_saves_a_model_that_transformers_loads(family: str, tmp_path: Path) -> None:
-    train = train_config(method="full")
+@pytest.mark.parametrize("file_bytes", [whole_model.FILE_BYTES, 40_000])
+@pytest.mark.parametrize("family", ["qwen3", *MIXTURES])
+def test_method_full_saves_a_model_that_transformers_loads(
+    family: str, file_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_model, "FILE_BYTES", file_bytes)
+    train = train_config(method="full", precision="bf16")
     base = tiny_dense(tmp_path / "base", family=family, vocabulary=100)
     (base / "tokenizer.json").write_text("{}")
     model = load_model(train, base, CPU)
     masters = {name: parameter.detach() * 1.5 for name, parameter in trained_parameters(model)}
-    save_adapter(model, adapter_state(model, masters), tmp_path / "adapter", train, "full-0", DETAILS, base)
-    verify_adapter(tmp_path / "adapter")
-    assert (tmp_path / "adapter" / "tokenizer.json").is_file()
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    folder = tmp_path / "adapter"
+    save_adapter(model, masters.items(), folder, train, "full-0", DETAILS, base)
+    verify_adapter(folder)
+    assert (folder / "tokenizer.json").is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.config.use_cache and loaded.dtype == torch.bfloat16
     for name, parameter in loaded.named_parameters():
         assert torch.equal(parameter, masters[name]), name
-    assert set(load_file(base / "model.safetensors")) == set(load_file(tmp_path / "adapter" / "model.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
+    held = [name for path in files for name in load_file(path)]
+    assert sorted(held) == sorted(load_file(base / "model.safetensors"))
+    assert (len(files) == 1) == (file_bytes > 40_000) and max(path.stat().st_size for path in files) < 2 * file_bytes
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -155,7 +165,7 @@ def test_an_adapter_replaces_the_older_one_whole(tmp_path: Path) -> None:
     _, folder, model = saved(tmp_path, train_config())
     (folder / "left-over").write_text("x")
     state = adapter_state(model, dict(model.named_parameters()))
-    save_adapter(model, state, folder, train_config(), "tiny-0", {"step": 4}, tmp_path / "base")
+    save_adapter(model, state.items(), folder, train_config(), "tiny-0", {"step": 4}, tmp_path / "base")
     assert sorted(path.name for path in folder.iterdir()) == [
         "MANIFEST.json",
         "README.md",

@@ -253,7 +253,7 @@ def test_a_run_starts_from_another_runs_adapter(mixture: Path, tmp_path: Path, m
     folder = tmp_path / "first-0" / "adapter"
     state = adapters.adapter_state(source, dict(source.named_parameters()))
     folder.parent.mkdir()
-    adapters.save_adapter(source, state, folder, train, "first-0", {"step": 1}, mixture)
+    adapters.save_adapter(source, state.items(), folder, train, "first-0", {"step": 1}, mixture)
 
     again = adapted(mixture, train_config(lora={"init_adapter": "first-0/adapter"}))
     assert fingerprint(again) == fingerprint(source)

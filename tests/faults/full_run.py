@@ -1,0 +1,82 @@
+"""Ranks of a full-parameter run that meet damage, a full volume and another number of ranks: `full_run.py FOLDER`.
+
+Under torchrun, by test_full_run. The first time it trains; with its checkpoints there it resumes and no more.
+"""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+
+from tests.training.one_rank import SAVED, begin, config, steps
+from trainer.checkpoints import Progress
+from trainer.distributed import join, leave
+from trainer.errors import TrainerError
+from trainer.full_state import whole_values
+from trainer.metrics import say
+from trainer.run import Run
+from trainer.state import publish_adapter, resume, save
+
+FULL = config(method="full", lora=None)
+SMALL = 20_000
+"""Bytes of a file at most, on a volume that takes no more: less than the model's largest tensor."""
+
+
+def weights(run: Run) -> str:
+    """sha256 of the whole model, on rank 0."""
+    found = hashlib.sha256()
+    for name, value in whole_values(run.model, run.ranks.first):
+        found.update(name.encode() + value.numpy().tobytes())
+    return found.hexdigest()
+
+
+def damaged(run: Run) -> Progress:
+    """Train, damage the newest checkpoint, resume, train again: the same weights to the bit."""
+    progress, states = Progress(), []
+    for step in SAVED:
+        progress = steps(run, progress, step - progress.step)
+        save(run, progress)
+        states.append(weights(run))
+    if run.ranks.first:
+        path = sorted(run.folder.checkpoint(SAVED[-1]).rglob("*optim_states.pt"))[-1]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    progress = resume(run)
+    back = weights(run) == states[-2]
+    progress = steps(run, progress, SAVED[-1] - progress.step)
+    again = weights(run) == states[-1]
+    if run.ranks.first:
+        say(f"as before: {back} {again}")
+    save(run, progress)
+    return progress
+
+
+def published(run: Run, progress: Progress) -> None:
+    """A volume that is full on rank 0 ends the run on all; afterwards the model is written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if run.ranks.first:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, limits[1]))
+    try:
+        publish_adapter(run, progress, run.folder.adapter)
+    except TrainerError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        say(f"rank {run.ranks.rank} stops with code {int(error.code)}: {error}")
+    publish_adapter(run, progress, run.folder.adapter)
+
+
+def main() -> None:
+    ranks = join()
+    run = begin(Path(sys.argv[1]), ranks, FULL)
+    if run.folder.checkpoints.exists():
+        try:
+            resume(run)
+        except TrainerError as error:
+            say(f"code {int(error.code)}: {error}")
+    else:
+        published(run, damaged(run))
+    leave()
+
+
+if __name__ == "__main__":
+    main()

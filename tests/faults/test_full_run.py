@@ -1,0 +1,51 @@
+"""A full-parameter run of two ranks whose newest checkpoint is damaged, whose volume is full, that gets other ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.faults import full_run
+from tests.training.one_rank import write_inputs
+from trainer.adapters import verify_adapter
+from trainer.schema.contract import RunFolder
+from trainer.schema.identity import run_name
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("full")
+    write_inputs(root)
+    return root
+
+
+def said(root: Path, ranks: int) -> list[str]:
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environ = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    argv += [full_run.__file__, str(root)]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout.splitlines()
+
+
+def test_a_damaged_checkpoint_a_full_volume_and_other_ranks(root: Path) -> None:
+    lines = said(root, 2)
+    folder = RunFolder(root / "runs" / run_name("tiny", full_run.FULL))
+    (skipped,) = [line for line in lines if line.startswith("damaged checkpoint skipped: ")]
+    assert f"{folder.checkpoint(6)}/" in skipped and "is not what was written" in skipped
+    assert "resumed from step-000004" in lines and "as before: True True" in lines
+
+    stopped = sorted(line for line in lines if line.startswith("rank "))
+    assert [line.split(":")[0] for line in stopped] == ["rank 0 stops with code 7", "rank 1 stops with code 7"], lines
+    assert all("submit again" in line for line in stopped)
+    verify_adapter(folder.adapter)
+    assert not list(folder.root.glob(".*.tmp"))
+    trained, base = (AutoModelForCausalLM.from_pretrained(path) for path in (folder.adapter, root / "dense"))
+    assert trained.dtype == base.dtype and not torch.equal(trained.lm_head.weight, base.lm_head.weight)
+
+    (refused,) = [line for line in said(root, 1) if line.startswith("code ")]
+    assert refused.startswith(f"code 6: {folder.checkpoint(6)}: was written by 2 ranks, this run has 1: submit it with")
