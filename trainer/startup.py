@@ -15,6 +15,7 @@ from trainer.batches import Packing
 from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
 from trainer.engine import BUCKET
+from trainer.errors import ConfigError
 from trainer.fast import artifacts
 from trainer.fast.layers import compile_layers, decoder_layers, draws, is_compiled, recompute_first, warm_up
 from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choose, measure
@@ -26,6 +27,7 @@ from trainer.schedule import steps_per_epoch, total_steps
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
+from trainer.schema.memory import ROW, too_large
 
 ROW_MULTIPLE = 128
 """Row lengths on a GPU are multiples of this, so that shapes are few."""
@@ -58,11 +60,24 @@ def told_plan(train: TrainConfig, device: torch.device, longest: int, level: int
 
     Rows of max_tokens, or 8,192 on a GPU and 1,024 on a CPU, halved at every level; on a GPU all layers recomputed.
     """
-    auto = 8192 if device.type == "cuda" else 1024
+    auto = ROW if device.type == "cuda" else 1024
     told = auto if train.ops.max_tokens == "auto" else train.ops.max_tokens
     wanted = train.ops.recompute
     recomputed = wanted == "full" or level > 0 or (wanted == "auto" and device.type == "cuda")
     return MemoryPlan(max(longest, told >> level), ALL_LAYERS if recomputed else 0)
+
+
+def check_full(train: TrainConfig, base: Path, ranks: Ranks, data: Items) -> None:
+    """Before anything is loaded: ConfigError where not all parameters can be trained on these GPUs."""
+    if train.method != "full" or ranks.device.type != "cuda":
+        return
+    longest = max(data.length(item) for item in range(len(data)))
+    row = told_plan(train, ranks.device, longest, level()).ceiling
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory
+    memory *= torch.cuda.get_per_process_memory_fraction(ranks.device)
+    reason = too_large(train.precision, meta_counts(train, base).total, ranks.world, memory, row)
+    if reason is not None:
+        raise ConfigError(reason)
 
 
 def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:

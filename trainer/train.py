@@ -58,6 +58,7 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
     train, device = file.train, ranks.device
     data = load_prepared(Path(os.environ[contract.ENV_PREPARED]))
     base = model_folder(train, contract.mounted(contract.ENV_MODELS))
+    startup.check_full(train, base, ranks, data.train)
     kernel = register(train.ops.kernels)
     sharding = shard_at_load(deepspeed_config(train, device.type == "cuda")) if train.method == "full" else None
     model = load(train, base, device)

@@ -20,6 +20,8 @@ from kctl.manifest.preflight import check
 from kctl.manifest.values import Values, values_of
 from trainer.schema import contract
 from trainer.schema.identity import canonical
+from trainer.schema.memory import ROW, too_large
+from trainer.schema.parameters import total_parameters
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,10 +53,21 @@ def render(config: RunConfig, profile: ClusterProfile, namespace: str | None) ->
             f"{values.nodes} nodes without a queue: two half-started runs can block each other; "
             f"set queue in profile {config.cluster.profile}"
         )
+    warnings += _too_large(config, profile)
     digest = hashlib.sha256(canonical(manifests).encode()).hexdigest()
     metadata = job["metadata"]
     job["metadata"] = {**metadata, "annotations": {contract.ANNOTATION_MANIFEST: digest}}
     return Rendered(values.run, manifests, warnings)
+
+
+def _too_large(config: RunConfig, profile: ClusterProfile) -> list[str]:
+    """The pods look for themselves, at the GPUs that they get: a profile's words refuse nothing."""
+    train, tokens = config.train, config.train.ops.max_tokens
+    if train.method != "full" or config.shape is None or profile.gpu is None:
+        return []
+    row, memory = ROW if tokens == "auto" else tokens, profile.gpu.memory_gib * 2**30
+    reason = too_large(train.precision, total_parameters(config.shape), config.cluster.ranks, memory, row)
+    return [] if reason is None else [reason]
 
 
 def to_yaml(manifests: list[Manifest]) -> str:

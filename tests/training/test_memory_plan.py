@@ -1,5 +1,7 @@
-"""Which rows and recomputed layers are chosen for the memory that is free."""
+"""Which rows and recomputed layers are chosen for the memory that is free, and which runs have no chance."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.tiny import tiny_dense
+from tests.training.tiny import tiny_dense, train_config
+from trainer import startup
+from trainer.distributed import Ranks
+from trainer.errors import ConfigError
 from trainer.fast.layers import recompute_first
 from trainer.fast.memory_plan import CEILINGS, Costs, choose
 
@@ -63,3 +68,23 @@ def test_only_the_first_layers_are_recomputed(tmp_path: Any) -> None:
         ran.clear()
         model(input_ids=torch.arange(9)[None], use_cache=False).logits.sum().backward()
         assert ran == expected
+
+
+def test_a_full_run_that_cannot_fit_is_refused_by_the_gpu_that_it_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_dense(tmp_path, family="qwen3", vocabulary=300)
+    data: Any = type("Items", (), {"__len__": lambda self: 2, "length": lambda self, item: 100 + item})()
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    memory = SimpleNamespace(total_memory=30 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    gpu = Ranks(0, 1, torch.device("cuda"))
+    full = train_config(method="full", precision="bf16")
+    startup.check_full(full, base, gpu, data)
+    memory.total_memory = 28 * GIB
+    with pytest.raises(ConfigError, match=r"on each of 1 GPUs, of whose 14\.0 GiB 13\.4 can be used; what"):
+        startup.check_full(full, base, gpu, data)
+    rows = train_config(method="full", precision="bf16", ops={"max_tokens": 1024})
+    startup.check_full(rows, base, gpu, data)
+    startup.check_full(train_config(), base, gpu, data)
+    startup.check_full(full, base, Ranks(0, 1, torch.device("cpu")), data)
