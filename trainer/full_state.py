@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trainer.checkpoints import Checkpoint
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, RunsFolderError, first_line
 
 TAG = "shards"
 
@@ -24,9 +24,27 @@ def shard_at_load(config: dict[str, Any]) -> object:
     return HfDeepSpeedConfig(config)
 
 
-def write_shards(engine: Any, temp: Path) -> None:
-    """Every rank's shard of weights, masters and moments into `temp`."""
-    engine.save_checkpoint(str(temp), tag=TAG, save_latest=False)
+def write_shards(engine: Any, temp: Path) -> RunsFolderError | None:
+    """Every rank's shard of weights, masters and moments into `temp`; what kept this rank from it.
+
+    Not raised: the others would wait in the barrier at DeepSpeed's end of it.
+    """
+    failed: list[RunsFolderError] = []
+    files = engine.checkpoint_engine
+    write = files.save
+
+    def save(*state: Any, **named: Any) -> None:
+        try:
+            write(*state, **named)
+        except (OSError, RuntimeError) as error:  # torch has no class for a write that fails
+            failed.append(RunsFolderError(f"{temp.parent}: {first_line(error)}: make room there and submit again"))
+
+    files.save = save
+    try:
+        engine.save_checkpoint(str(temp), tag=TAG, save_latest=False)
+    finally:
+        files.save = write
+    return failed[0] if failed else None
 
 
 def load_shards(engine: Any, checkpoint: Checkpoint, world: int) -> None:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch.distributed as dist
 from torch import Tensor
 
 from trainer import adapters, checkpoints, full_state
@@ -126,15 +125,15 @@ def _publish(run: Run, progress: Progress, temp: Path, files: Files) -> None:
 
 
 def _write_full(run: Run, progress: Progress, temp: Path) -> None:
-    full_state.write_shards(run.engine, temp)
-    dist.barrier()
-    failed: TrainerError | None = None
+    failed: TrainerError | None = next(filter(None, gathered(full_state.write_shards(run.engine, temp))), None)
     if run.ranks.first:
         try:
-            _publish(run, progress, temp, checkpoints.signatures(temp))
+            if failed is None:
+                _publish(run, progress, temp, checkpoints.signatures(temp))
         except TrainerError as error:
-            shutil.rmtree(temp, ignore_errors=True)
             failed = error
+        if failed is not None:
+            shutil.rmtree(temp, ignore_errors=True)
     # A rank that stops and leaves now would make torchrun end rank 0 in the middle of publishing.
     failed = gathered(failed)[0]
     if failed is not None:

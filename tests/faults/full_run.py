@@ -3,9 +3,11 @@
 Under torchrun, by test_full_run. The first time it trains; with its checkpoints there it resumes and no more.
 """
 
+import contextlib
 import hashlib
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.training.one_rank import SAVED, begin, config, steps
@@ -48,20 +50,32 @@ def damaged(run: Run) -> Progress:
     again = weights(run) == states[-1]
     if run.ranks.first:
         say(f"as before: {back} {again}")
-    save(run, progress)
     return progress
 
 
-def published(run: Run, progress: Progress) -> None:
-    """A volume that is full on rank 0 ends the run on all; afterwards the model is written."""
+@contextlib.contextmanager
+def full_on(run: Run, rank: int) -> Iterator[None]:
+    """One rank can write no file of some size."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if run.ranks.first:
+    if run.ranks.rank == rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, limits[1]))
     try:
-        publish_adapter(run, progress, run.folder.adapter)
+        yield
     except TrainerError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         say(f"rank {run.ranks.rank} stops with code {int(error.code)}: {error}")
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def no_room(run: Run, progress: Progress) -> None:
+    """A volume that takes nothing: training goes on without a checkpoint, a stop ends all ranks, as an adapter does."""
+    with full_on(run, 1):
+        save(run, progress)
+    with full_on(run, 1):
+        save(run, progress, wait=True)
+    save(run, progress)
+    with full_on(run, 0):
+        publish_adapter(run, progress, run.folder.adapter)
     publish_adapter(run, progress, run.folder.adapter)
 
 
@@ -74,7 +88,7 @@ def main() -> None:
         except TrainerError as error:
             say(f"code {int(error.code)}: {error}")
     else:
-        published(run, damaged(run))
+        no_room(run, damaged(run))
     leave()
 
 

@@ -39,11 +39,16 @@ def test_a_damaged_checkpoint_a_full_volume_and_other_ranks(root: Path) -> None:
     assert f"{folder.checkpoint(6)}/" in skipped and "is not what was written" in skipped
     assert "resumed from step-000004" in lines and "as before: True True" in lines
 
+    (unsaved,) = [line for line in lines if line.startswith("no checkpoint: ")]
+    assert unsaved.startswith(f"no checkpoint: {folder.checkpoints}: ") and "training goes on" in unsaved
+    assert sum(line == "checkpoint step=6" for line in lines) == 2
     stopped = sorted(line for line in lines if line.startswith("rank "))
-    assert [line.split(":")[0] for line in stopped] == ["rank 0 stops with code 7", "rank 1 stops with code 7"], lines
-    assert all("submit again" in line for line in stopped)
+    assert [line.split(":")[0] for line in stopped] == [f"rank {rank} stops with code 7" for rank in (0, 0, 1, 1)], (
+        lines
+    )
+    assert all("make room there and submit again" in line or "check the volume" in line for line in stopped)
     verify_adapter(folder.adapter)
-    assert not list(folder.root.glob(".*.tmp"))
+    assert not list(folder.root.rglob(".*.tmp"))
     trained, base = (AutoModelForCausalLM.from_pretrained(path) for path in (folder.adapter, root / "dense"))
     assert trained.dtype == base.dtype and not torch.equal(trained.lm_head.weight, base.lm_head.weight)
 
