@@ -7,13 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from trainer import adapters, checkpoints, full_state
 from trainer.atomic import named_errors, temporary
 from trainer.checkpoints import Checkpoint, Files, Progress
 from trainer.distributed import gathered
-from trainer.errors import CheckpointDamaged, CheckpointError, OwnershipLost, RunsFolderError, TrainerError
+from trainer.errors import CheckpointDamaged, CheckpointError, Diverged, OwnershipLost, RunsFolderError, TrainerError
 from trainer.lora_state import load_slices
 from trainer.metrics import say
 from trainer.pod.ownership import still_owner
@@ -41,9 +42,13 @@ def due(run: Run, step: int) -> bool:
         run.writer.overdue = True
         return False
     needed = run.details["trained"] * (BYTES_FULL if run.full else BYTES_LORA)
-    place = run.folder.checkpoints if run.folder.checkpoints.is_dir() else run.folder.root
-    with named_errors(place):
+    place = run.folder.root
+    try:
         free = shutil.disk_usage(place).free
+    except OSError as error:
+        say(f"no checkpoint of step {step}: {place}: {error.strerror}; training goes on")
+        run.due.reset()
+        return False
     if free >= needed:
         return True
     say(
@@ -212,7 +217,20 @@ def _say_resumed(run: Run, checkpoint: Checkpoint, damages: list[str]) -> None:
 
 
 def publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
-    """The adapter (or whole model) as it is now, complete or not at all. LoRA's parameters are the fp32 masters."""
+    """The adapter (or whole model) as it is now, complete or not at all; every rank waits for it. LoRA's parameters are
+    the fp32 masters. Diverged where they are no numbers."""
+    failed: TrainerError | None = None
+    with run.watch.during("adapter", progress.step):
+        try:
+            _publish_adapter(run, progress, folder)
+        except TrainerError as error:
+            failed = error
+        failed = gathered(failed)[0]
+    if failed is not None:
+        raise failed
+
+
+def _publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
     weights = {name: parameter.data for name, parameter in run.parameters}
     if run.full:
         weights = full_state.gathered(run.parameters, run.ranks.first)
@@ -221,6 +239,9 @@ def publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
     details = {**run.details, "step": progress.step, "steps": run.steps}
     details |= {"before": progress.before, "after": progress.best}
     state = adapters.adapter_state(run.model, weights)
+    broken = [name for name, value in state.items() if bool(torch.isnan(value).any())]
+    if broken:
+        raise Diverged(f"step {progress.step}: {broken[0]} holds values that are no numbers: lower train.optim.lr")
     adapters.save_adapter(
         run.model, state, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)
     )
