@@ -67,7 +67,8 @@ def plan_step(
     step: int, data: Items, train: TrainConfig, packing: "Packing", left_out: Collection[int] = ()
 ) -> StepPlan:
     """The plan of update number `step` without the items `left_out`, the same on every rank."""
-    chosen = [item for item in step_items(step, len(data), train) if item not in left_out]
+    gone = frozenset(left_out)
+    chosen = [item for item in step_items(step, len(data), train) if item not in gone]
     rows = pack(chosen, [data.length(item) for item in chosen], packing)
     return StepPlan(chosen, rows, sum(data.kept(item) for item in chosen), sum(data.length(item) for item in chosen))
 

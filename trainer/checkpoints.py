@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from trainer.atomic import Guard, named_errors, replace_folder, temporary, write_json
-from trainer.errors import CheckpointDamaged, CheckpointError
+from trainer.errors import CheckpointDamaged, CheckpointError, TrainerError
 from trainer.schema.contract import RunFolder
 from trainer.schema.identity import canonical
 
@@ -23,6 +23,8 @@ SCHEMA = 1
 MANIFEST = "checkpoint.json"
 DAMAGED = "damaged-"
 """Begins the name of a folder that was not what had been written."""
+
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 Named = list[tuple[str, nn.Parameter]]
 Files = dict[str, dict[str, Any]]
@@ -158,8 +160,10 @@ def _manifest(path: Path) -> dict[str, Any]:
         whole = value.pop("sha256") == _own_digest(value)
     except PermissionError:
         raise _not_ours_to_read(path / MANIFEST) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (*_ABSENT, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointDamaged(f"{path / MANIFEST}: cannot be read ({error})") from None
+    except OSError as error:
+        raise _no_answer(path / MANIFEST, error) from None
     if not whole:
         raise CheckpointDamaged(f"{path / MANIFEST}: is not what was written")
     if value.get("schema") != SCHEMA:
@@ -176,6 +180,11 @@ def _other_version(path: Path, writer: str) -> CheckpointError:
 
 def _not_ours_to_read(path: Path) -> CheckpointError:
     return CheckpointError(f"{path}: may not be read: let the pod's user read it (profile: run_as) and submit again")
+
+
+def _no_answer(path: Path, error: OSError) -> TrainerError:
+    # Of a volume that fails for a moment, nothing follows for what lies on it.
+    return TrainerError(f"{path}: {error.strerror}: the volume does not answer; trying again")
 
 
 def _own_digest(value: dict[str, Any]) -> str:
@@ -205,8 +214,10 @@ def verify(checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> None:
             same = signature(path) == checkpoint.files[name]
         except PermissionError:
             raise _not_ours_to_read(path) from None
-        except OSError as error:
+        except _ABSENT as error:
             raise CheckpointDamaged(f"{path}: cannot be read ({error.strerror})") from None
+        except OSError as error:
+            raise _no_answer(path, error) from None
         if not same:
             raise CheckpointDamaged(f"{path}: is not what was written (sha256)")
 

@@ -17,10 +17,11 @@ from trainer.state import publish_adapter
 
 
 def judged(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
-    """Evaluate where that is due: before the first step, and after those that the schedule names."""
+    """Evaluate where that is due: before the first step, and after those that the schedule names, but not among bad
+    steps, whose weights may be broken."""
     step = progress.step
     due = step == 0 or is_evaluation(step, len(run.data.train), run.train)
-    if not (run.subset and due and progress.evaluated < step):
+    if progress.bad or not (run.subset and due and progress.evaluated < step):
         return progress
     with run.watch.during("evaluation", step):
         losses, progress = evaluate(run, step, log), replace(progress, evaluated=step)

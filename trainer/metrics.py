@@ -138,14 +138,18 @@ def _drop_after(path: Path, done: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept, records = [], []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # an answer may hold other line ends
+    for line in path.read_bytes().split(b"\n"):  # an answer may hold other line ends
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed
+            if done and record.get("step", 0) <= done:
+                kept.append(line.decode() + "\n")
+                records.append(record)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # where a run was killed, or its disk full: within a character too
             continue
-        if done and record.get("step", 0) <= done:
-            kept.append(line + "\n")
-            records.append(record)
     write_text(path, "".join(kept))
     return records
 

@@ -89,13 +89,18 @@ def fingerprints(model: nn.Module) -> dict[Part, tuple[float, ...]]:
 def tokens_by_expert(model: Any, batches: Iterable[Batch]) -> dict[str, set[int]]:
     """Layer of experts -> those that get a token of these rows from which a label is predicted.
 
-    The gradient of any other may be nothing: of padding, or in the last layer.
+    The gradient of any other may be nothing: of padding, or in the last layer. Layers whose experts are not called with
+    (hidden, index, weights) are not in it.
     """
     layers = {layer: module for layer, module in _expert_layers(model)}
     found: dict[str, set[int]] = {layer: set() for layer in layers}
 
     def look(layer: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        found[layer] |= set(arguments[1][positions].unique().tolist())
+        index = arguments[1] if len(arguments) > 1 else None
+        if index is None or index.is_floating_point() or index.ndim != 2:
+            found.pop(layer, None)
+        elif layer in found:
+            found[layer] |= set(index[positions].unique().tolist())
 
     hooks = [module.register_forward_pre_hook(partial(look, layer)) for layer, module in layers.items()]
     training = model.training
@@ -129,7 +134,7 @@ def sentences(still: list[Part], routed: dict[str, set[int]]) -> list[str]:
     broken = [part.name for part in still if not part.layer]
     if broken:
         lines.append(f"{_tensors(broken)} not moved in {AFTER} updates: {REMEDY}")
-    idle = [part for part in still if part.layer]
+    idle = [part for part in still if part.layer in routed]
     starved = sorted({(part.layer, part.expert) for part in idle if part.expert not in routed[part.layer]})
     stuck = [f"{part.name}, expert {part.expert}" for part in idle if part.expert in routed[part.layer]]
     if stuck:

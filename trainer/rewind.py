@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from trainer import guards
 from trainer.batches import step_items
-from trainer.checkpoints import Progress, by_step
+from trainer.checkpoints import Progress, by_step, set_aside, step_of
+from trainer.distributed import gathered
 from trainer.errors import Diverged
 from trainer.metrics import Metrics, say
 from trainer.run import Run
-from trainer.state import resume, save, settle
+from trainer.state import assert_owner, resume, save, settle
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def guarded(run: Run, progress: Progress, log: Metrics | None, result: StepResul
 def go_back(run: Run, progress: Progress, log: Metrics | None, what: str) -> Progress:
     """Load the newest checkpoint, leave out what the bad steps trained, and save that decision at once."""
     settle(run)
-    if progress.left_out or not by_step(run.folder):
+    set_aside_from(run, progress.bad[0])
+    if progress.left_out or not any(gathered(bool(by_step(run.folder)))):
         before = (
             "it had gone back to a checkpoint before" if progress.left_out else "there is no checkpoint to go back to"
         )
@@ -68,8 +70,20 @@ def go_back(run: Run, progress: Progress, log: Metrics | None, what: str) -> Pro
         )
         log.go_back(restored.step)
     restored = replace(restored, left_out=left_out, seconds=progress.seconds)
+    if progress.best_loss is not None and (restored.best_loss is None or progress.best_loss < restored.best_loss):
+        # That adapter is published already, and is still the best.
+        restored = replace(restored, best_loss=progress.best_loss, best_step=progress.best_step, best=progress.best)
     save(run, restored, wait=True)
     return restored
+
+
+def set_aside_from(run: Run, step: int) -> None:
+    """Checkpoints of that step and later ones: a stop among bad steps saved them, with weights that may be broken."""
+    if run.ranks.first:
+        for path in by_step(run.folder):
+            if step_of(path) >= step:
+                assert_owner(run)
+                set_aside(path)
 
 
 def items_of(run: Run, step: int) -> list[int]:

@@ -5,16 +5,17 @@ Rank 0 publishes, and only while its pod owns the run.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from trainer import adapters, checkpoints, full_state
 from trainer.atomic import named_errors, temporary
 from trainer.checkpoints import Checkpoint, Files, Progress
 from trainer.distributed import gathered
-from trainer.errors import CheckpointDamaged, CheckpointError, OwnershipLost, RunsFolderError, TrainerError
+from trainer.errors import CheckpointDamaged, CheckpointError, Diverged, OwnershipLost, RunsFolderError, TrainerError
 from trainer.lora_state import load_slices
 from trainer.metrics import say
 from trainer.pod.ownership import still_owner
@@ -42,9 +43,13 @@ def due(run: Run, step: int) -> bool:
         run.writer.overdue = True
         return False
     needed = run.details["trained"] * (BYTES_FULL if run.full else BYTES_LORA)
-    place = run.folder.checkpoints if run.folder.checkpoints.is_dir() else run.folder.root
-    with named_errors(place):
+    place = run.folder.root
+    try:
         free = shutil.disk_usage(place).free
+    except OSError as error:
+        say(f"no checkpoint of step {step}: {place}: {error.strerror}; training goes on")
+        run.due.reset()
+        return False
     if free >= needed:
         return True
     say(
@@ -213,32 +218,44 @@ def _say_resumed(run: Run, checkpoint: Checkpoint, damages: list[str]) -> None:
 
 
 def publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
-    """The adapter (or whole model) as it is now, complete or not at all. LoRA's parameters are the fp32 masters."""
+    """The adapter (or whole model) as it is now, complete or not at all; every rank waits for it. LoRA's parameters are
+    the fp32 masters. Diverged where they are no numbers."""
+    failed: TrainerError | None = None
+    with run.watch.during("adapter", progress.step):
+        try:
+            _publish_adapter(run, progress, folder)
+        except TrainerError as error:
+            failed = error
+        failed = gathered(failed)[0]
+    if failed is not None:
+        raise failed
+
+
+def _publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
     if run.full:
-        _publish_model(run, progress, folder)
+        values = full_state.whole_values(run.model, run.ranks.first)
+        try:
+            if run.ranks.first:
+                _save_adapter(run, progress, folder, values)
+        finally:
+            for _ in values:  # each is a collective, also where rank 0 cannot write any more
+                pass
     elif run.ranks.first:
         masters = {name: parameter.data for name, parameter in run.parameters}
         _save_adapter(run, progress, folder, adapters.adapter_state(run.model, masters).items())
 
 
-def _publish_model(run: Run, progress: Progress, folder: Path) -> None:
-    values = full_state.whole_values(run.model, run.ranks.first)
-    failed: TrainerError | None = None
-    if run.ranks.first:
-        try:
-            _save_adapter(run, progress, folder, values)
-        except TrainerError as error:
-            failed = error
-    for _ in values:  # each is a collective, also where rank 0 cannot write any more
-        pass
-    failed = gathered(failed)[0]
-    if failed is not None:
-        raise failed
-
-
 def _save_adapter(run: Run, progress: Progress, folder: Path, state: Iterable[tuple[str, Tensor]]) -> None:
     details = {**run.details, "step": progress.step, "steps": run.steps}
     details |= {"before": progress.before, "after": progress.best}
+    numbers = _numbers(state, progress.step)
     adapters.save_adapter(
-        run.model, state, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)
+        run.model, numbers, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)
     )
+
+
+def _numbers(state: Iterable[tuple[str, Tensor]], step: int) -> Iterator[tuple[str, Tensor]]:
+    for name, value in state:
+        if bool(torch.isnan(value).any()):
+            raise Diverged(f"step {step}: {name} holds values that are no numbers: lower train.optim.lr")
+        yield name, value

@@ -129,7 +129,7 @@ def fit(run: Run, progress: Progress, log: metrics.Metrics | None) -> Progress:
         if result.save and not progress.bad:
             with run.watch.during("checkpoint", progress.step):
                 save(run, progress)
-    with run.watch.during("checkpoint", progress.step):
+    with run.watch.during("the last checkpoint", progress.step):  # the others are not waited for, so are no measure
         settle(run)
     return progress
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from trainer.atomic import named_errors, read_object, sync_file, write_json
@@ -91,6 +92,8 @@ class Writer:
 
     def _work(self, about: dict[str, str], publish: Callable[[Files], None]) -> None:
         try:
+            if self._ranks.device.type == "cuda":  # a new thread's is the first GPU, another rank's
+                torch.cuda.set_device(self._ranks.device)
             self._write_own(about)
             self._own_done.set()
             if self._ranks.first and (files := self._all_files()):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kctl import console
-from kctl.errors import NotFound, UsageError
+from kctl.errors import KctlError, NotFound, UsageError
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.pull import pull as pull_adapter
@@ -54,9 +54,13 @@ def pull(
     try:
         with backend.files(name) as files, _bar(name) as progress:
             pulled = pull_adapter(files, source, target, progress)
-            with contextlib.suppress(NotFound):  # of a trainer that wrote none
+            try:
                 pull_report(files, page)
                 console.say(f"report: {page}")
+            except NotFound:  # of a trainer that wrote none
+                pass
+            except KctlError as error:  # the adapter is there
+                console.say(f"no report: {error}")
     except KeyboardInterrupt:
         flags = where_flags(local, namespace, context)
         console.say(f"stopped; kctl pull {name}{flags} goes on from here")

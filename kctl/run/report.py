@@ -1,6 +1,7 @@
 """Bringing a run's report home: one file, made anew by the run now and then, so it is fetched whole every time."""
 
 import os
+import uuid
 from pathlib import Path
 
 from kctl.backends.protocol import RunFiles
@@ -14,7 +15,7 @@ _LIMIT = 64 << 20
 
 def pull_report(files: RunFiles, target: Path) -> None:
     """The run's report as `target`, which is replaced. NotFound before there is one."""
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as out:

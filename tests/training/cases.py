@@ -2,7 +2,8 @@
 
     torchrun ... cases.py CASES.json      [{"name", "config": path of a run file, "prepared": folder,
                                              "runs": folder, "gradients": path or absent,
-                                             "resumes": checkpoint to start from or absent}, ...]
+                                             "resumes": checkpoint to start from or absent,
+                                             "stop": stop file, asks for it after a step, or absent}, ...]
 
 Every case goes through the trainer's own setup, resume, fit and export. Rank 0 leaves metrics.jsonl, checkpoints
 and adapters in the run's folder, and in result.json the summary or how it diverged; `gradients` receives the gradient
@@ -25,7 +26,7 @@ from trainer import metrics
 from trainer.batches import build_batches, plan_step
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import accumulate
-from trainer.errors import Diverged
+from trainer.errors import Diverged, Preempted
 from trainer.pod.ownership import Owner
 from trainer.run import Run
 from trainer.schema import contract
@@ -64,6 +65,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> None:
         contract.ENV_RUN_FOLDER: str(folder.root),
         contract.ENV_PLAN: "0",
         contract.ENV_OWNER: OWNER.token,
+        contract.ENV_STOP_FILE: case.get("stop", ""),
     }
     if ranks.first:
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> None:
     log = metrics.Metrics(folder, file.run, progress.step, file.train.ops) if ranks.first else None
     try:
         summary = export(run, fit(run, progress, log))
-    except Diverged as error:
+    except (Diverged, Preempted) as error:
         summary = {"code": int(error.code), "sentence": str(error)}
     if log is not None:
         log.close()

@@ -70,7 +70,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     for name, steps in (("one", ONE), ("row", ROW), ("twice", TWICE)):
         poisoned(root, name, lora, steps)
     one, row, twice = (str(root / f"prepared-{name}") for name in ("one", "row", "twice"))
-    later = "tiny-*/checkpoints/step-0000[01][01789]"
+    later, from_5 = "tiny-*/checkpoints/step-0000[01][01789]", f"{root}/runs-row/tiny-*/checkpoints/step-000005"
+    (root / "stop").write_text("preempted")
     launch(
         root,
         [
@@ -78,7 +79,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             bench.case("one-on", often, prepared=one, resumes=f"{root}/runs-one/{later}"),
             bench.case("patient", lora, prepared=row),
             bench.case("row", strict, prepared=row),
-            bench.case("row-on", strict, prepared=row, resumes=f"{root}/runs-row/tiny-*/checkpoints/step-000005"),
+            bench.case("row-on", strict, prepared=row, resumes=from_5),
+            bench.case("stopped", strict, prepared=row, resumes=from_5, stop=str(root / "stop")),
+            bench.case("stopped-on", strict, prepared=row, runs=f"{root}/runs-stopped"),
             bench.case("twice", strict, prepared=twice),
             bench.case("full", full, prepared=one),
             bench.case("shorter", shorter, prepared=one),
@@ -130,6 +133,13 @@ def test_what_is_left_out_stays_so_in_a_resumed_run(bench: Bench) -> None:
     assert bench.losses("row-on") == bench.losses("row")[5:] and equal(bench.adapter("row-on"), bench.adapter("row"))
     (one, first), (other, second) = newest(bench, "row"), newest(bench, "row-on")
     assert one >= 10 and other >= 10 and first["left_out"] == second["left_out"]
+
+
+def test_what_a_stop_saves_among_bad_steps_is_not_gone_back_to(bench: Bench) -> None:
+    """It stopped after step 6, a bad one, and saved it; after step 7 it goes back to 5 and not to 6."""
+    assert bench.losses("stopped")[-5:] == bench.losses("row")[-5:]
+    assert equal(bench.adapter("stopped"), bench.adapter("row"))
+    assert newest(bench, "stopped")[1]["left_out"] == newest(bench, "row")[1]["left_out"]
 
 
 def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.atomic import named_errors, read_object, write_json
+from trainer.atomic import heal, named_errors, read_object, write_json
 from trainer.pod.environment import Pod
 from trainer.pod.outcome import HANG, PREEMPTED, TIME_LIMIT, Ending, Outcome, decide, read_outcomes
 from trainer.pod.ownership import Ownership
@@ -43,7 +43,7 @@ def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: 
     def watch() -> bool:
         if end is not None and time.monotonic() >= end:
             node.stop.ask(TIME_LIMIT)
-        if ownership is not None and node.folder.stop.exists():
+        if ownership is not None and ownership.asked:
             node.stop.ask(PREEMPTED)
         return ownership is None or not ownership.lost
 
@@ -63,6 +63,8 @@ def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: 
             return replace(outcome, code=ExitCode.PREEMPTED if node.stop.asked == PREEMPTED else ExitCode.TIME_LIMIT)
         if node.pod.nodes > 1:  # the other nodes have lost these ranks: all start again, with the new plan
             return replace(outcome, code=ExitCode.PEER_LOST)
+        if ownership is not None:
+            heal(node.folder.checkpoints)  # the write that this interrupted
         node.tee.say(f"out of GPU memory: starting once more with memory plan {level}")
 
 

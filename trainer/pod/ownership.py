@@ -5,6 +5,7 @@ that no clocks need to agree; not at all where the owner released the run, or ra
 An owner that was suspended meanwhile finds another name in the file and stops.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -91,6 +92,7 @@ class Ownership:
         self._folder = folder
         self._beat = beat
         self._lost = threading.Event()
+        self._asked = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="owner", daemon=True)
         self._thread.start()
@@ -99,6 +101,11 @@ class Ownership:
     def lost(self) -> bool:
         """True once another pod's name was seen in owner.json."""
         return self._lost.is_set()
+
+    @property
+    def asked(self) -> bool:
+        """True once somebody has put a file called `stop` into the run's folder."""
+        return self._asked.is_set()
 
     def check(self) -> None:
         """OwnershipLost unless owner.json still names this process (a guard for atomic.write_json)."""
@@ -117,6 +124,9 @@ class Ownership:
             self.owner = replace(self.owner, counter=self.owner.counter + 1)
             try:
                 write_json(self._folder.owner, asdict(self.owner), self.check)
+                with contextlib.suppress(OSError):  # the volume may not answer for a moment
+                    if self._folder.stop.exists():
+                        self._asked.set()
             except OwnershipLost:
                 return
             except RunsFolderError:

@@ -76,7 +76,8 @@ def read_history(folder: RunFolder) -> History:
     """Everything at once, in one pass over each file."""
     config = read_object(folder.config)
     train, run = config.get("train"), config.get("run")
-    logs = sorted(path.name for path in folder.logs.glob("attempt-*.log"))
+    names = (path.name for path in folder.logs.glob("attempt-*.log"))
+    logs = sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     own = [name for name in logs if name.endswith("-node-0.log")]
     began, ended = _log_ends(folder.logs / own[-1]) if own else ((), ())
     return History(

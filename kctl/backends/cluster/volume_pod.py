@@ -3,6 +3,7 @@
 So they have the job's image, user, pull secrets, tolerations and queue, and mount the same claim.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.errors import cut
 from kctl.backends.cluster.watch import snapshots
-from kctl.errors import AlreadyExists, KctlError, TimedOut
+from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
 from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER, LABEL_RUN, RUNS_MOUNT
 
@@ -131,7 +132,9 @@ def _create(api: Api, pods_path: str, manifest: Manifest) -> None:
 
 def remove(api: Api, action: str, path: str, pod: Manifest) -> None:
     """Delete that very pod, unless somebody has."""
-    if "deletionTimestamp" not in pod["metadata"]:
+    with contextlib.suppress(NotFound):
+        if "deletionTimestamp" in pod["metadata"]:
+            return
         api.delete(action, path, {"preconditions": {"uid": pod["metadata"]["uid"]}})
 
 

@@ -93,7 +93,12 @@ def _command(pod: Manifest) -> list[str]:
 def _ended(api: Api, action: str, path: str) -> Manifest:
     """The pod once it has ended: its phase comes a moment after its container's end."""
     while True:
-        pod = api.get(action, path)
+        try:
+            pod = api.get(action, path)
+        except NotFound:
+            raise NotFound(
+                f"cannot {action}: another kctl followed it and has removed it; run the same again"
+            ) from None
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
             return pod
         time.sleep(_PAUSE)
