@@ -148,7 +148,10 @@ def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:
     assert result["sentence"].startswith("step 11: loss nan, gradient norm inf: steps 10 to 11 had no usable loss")
     last = step_items(10, ITEMS, bench.config("dense", global_batch_size=BATCH))
     ids = load_prepared(bench.root / "prepared-twice").train.ids
-    assert f"look at the items {', '.join(ids[item] for item in last)}, lower train.optim.lr" in result["sentence"]
+    assert (
+        f"lower train.optim.lr or train.optim.max_grad_norm and submit again, or look at {ids[last[0]]}"
+        in result["sentence"]
+    )
     step, remembered = newest(bench, "twice")
     assert step == 5 and remembered["left_out"] == newest(bench, "row")[1]["left_out"]
 
