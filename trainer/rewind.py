@@ -57,8 +57,9 @@ def go_back(run: Run, progress: Progress, log: Metrics | None, what: str) -> Pro
             "it had gone back to a checkpoint before" if progress.left_out else "there is no checkpoint to go back to"
         )
         raise Diverged(
-            f"{what}: {guards.spell(progress.bad)} had no usable loss or gradient and {before}: lower train.optim.lr or "
-            f"train.optim.max_grad_norm and submit again, or look at {named(run, items_of(run, progress.step))}"
+            f"{what}: {guards.spell(progress.bad)} had no usable loss or gradient and {before}: lower "
+            "train.optim.lr or train.optim.max_grad_norm and submit again, or look at "
+            f"{named(run, items_of(run, progress.step))}"
         )
     restored = resume(run)
     left_out = guards.to_leave_out(progress.bad, restored.step, lambda step: items_of(run, step))
