@@ -1,4 +1,4 @@
-"""The trainer's default path on real GPUs, by hand: `python tests/gpu/default_path.py TOKENIZER_FOLDER --ranks N`.
+"""The trainer's default path on real GPUs, by hand: `python -m tests.gpu.default_path TOKENIZER_FOLDER --ranks N`.
 
 Saves a random Qwen3-30B-A3B of fewer layers in bf16, writes made-up dialogue, and runs the launcher as a pod would:
 LoRA on attention and experts, then the same with reference kernels, a stop and resume, and every parameter under

@@ -28,7 +28,7 @@ from trainer.run import autocast
 
 ROWS = ([300, 200, 140], [64] * 20, [128], [300, 200, 140], [700, 68])
 LIMIT = 5e-3
-"""Two plain runs differ by up to 2e-3: attention's backward adds in any order."""
+"""Two plain runs differed by up to 3.3e-3 on an H200: attention's backward adds in any order."""
 
 
 def adapted(dropout: float) -> tuple[Any, Any]:
