@@ -1,7 +1,7 @@
 """Checkpoints on the runs volume: which there are, whether each is whole and this run's, which are kept.
 
 A folder appears by rename with checkpoint.json, the manifest: what the state belongs to, where in the data it is, what
-the ranks remember, size and sha256 of every file, and its own sha256. What is in the files: lora_state, full_state.
+the ranks remember, size and sha256 of every file, and its own sha256. What is in the files: slices.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 Named = list[tuple[str, nn.Parameter]]
 Files = dict[str, dict[str, Any]]
-"""Size and sha256 of every file by its name below the checkpoint's folder."""
+"""Size and sha256 of every file by its name in the checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,6 @@ def signature(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file, for a manifest."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def signatures(folder: Path) -> Files:
-    """Of all files below `folder`."""
-    return {path.relative_to(folder).as_posix(): signature(path) for path in sorted(_files(folder))}
 
 
 def read(path: Path, origin: Origin) -> Checkpoint:

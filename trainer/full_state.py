@@ -1,7 +1,7 @@
 """State and weights of a full-parameter run under ZeRO-3.
 
-The shards are DeepSpeed's own files, and those are pickles: trainer.checkpoints has compared each with the sha256
-that this run wrote before one is opened here. That does not stop somebody who can write to the runs volume.
+The state is written as LoRA's is, in slices that any number of ranks loads: DeepSpeed's own files are pickles, and for
+as many ranks as wrote them.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainer.checkpoints import Checkpoint
-from trainer.errors import CheckpointError, RunsFolderError, first_line
+from trainer.checkpoints import Checkpoint, Files, Named
+from trainer.distributed import Ranks
+from trainer.errors import RunsFolderError
+from trainer.slices import PARTS, Slice, copy_overlap, stored_slices, write_slices
 
-TAG = "shards"
+FILE_BYTES = 1_000_000_000
+"""A file of state at most, and what a rank holds of it in host memory."""
 
 
 def shard_at_load(config: dict[str, Any]) -> object:
@@ -24,40 +27,93 @@ def shard_at_load(config: dict[str, Any]) -> object:
     return HfDeepSpeedConfig(config)
 
 
-def write_shards(engine: Any, temp: Path) -> RunsFolderError | None:
-    """Every rank's shard of weights, masters and moments into `temp`; what kept this rank from it.
+def write_state(
+    parameters: Named, engine: Any, ranks: Ranks, temp: Path, about: dict[str, str]
+) -> Files | RunsFolderError:
+    """This rank's masters and moments into `temp`, file by file; signatures, or what kept this rank from it.
 
-    Not raised: the others would wait in the barrier at DeepSpeed's end of it.
+    Not raised: the others wait for what each of them has to say.
     """
-    failed: list[RunsFolderError] = []
-    files = engine.checkpoint_engine
-    write = files.save
-
-    def save(*state: Any, **named: Any) -> None:
-        try:
-            write(*state, **named)
-        except (OSError, RuntimeError) as error:  # torch has no class for a write that fails
-            failed.append(RunsFolderError(f"{temp.parent}: {first_line(error)}: make room there and submit again"))
-
-    files.save = save
+    files: Files = {}
     try:
-        engine.save_checkpoint(str(temp), tag=TAG, save_latest=False)
-    finally:
-        files.save = write
-    return failed[0] if failed else None
+        for number, slices in enumerate(_full_files(_owned(parameters, engine, ranks.rank))):
+            path = temp / f"rank-{ranks.rank:04d}-{number:04d}.safetensors"
+            files[path.name] = write_slices(path, slices, {**about, "rank": str(ranks.rank)})
+    except RunsFolderError as error:
+        return error
+    return files
 
 
-def load_shards(engine: Any, checkpoint: Checkpoint, world: int) -> None:
-    """What write_shards wrote, by the same number of ranks. CheckpointError otherwise."""
-    path, written = checkpoint.path, checkpoint.world
-    if written != world:
-        raise CheckpointError(
-            f"{path}: was written by {written} ranks, this run has {world}: submit it with {written} ranks"
-        )
-    engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
+def load_state(parameters: Named, engine: Any, ranks: Ranks, checkpoint: Checkpoint, run: str) -> None:
+    """Weights, masters and moments of a verified checkpoint that any number of ranks wrote. CheckpointError."""
+    zero, by_name = engine.optimizer, dict(parameters)
+    zero.checkpoint_event_prologue()  # gives small parameters up that are whole on each rank
+    for flat in zero.fp32_partitioned_groups_flat:
+        moments: dict[str, Tensor] = {part: torch.zeros_like(flat.data) for part in PARTS[1:]}
+        step = torch.tensor(float(checkpoint.progress.updates), device=flat.device if flat.is_cuda else None)
+        zero.optimizer.state[flat] = {"step": step, **moments}
+    for stored in stored_slices(parameters, checkpoint, run):
+        parameter = by_name[stored.name]
+        share = _share(parameter, stored.part)
+        start, count = _place(parameter, ranks.rank)
+        if copy_overlap(start, share[:count], stored):
+            _set_share(parameter, stored.part, share)
+    zero.checkpoint_event_epilogue()
 
 
-def whole_values(model: nn.Module, first: bool) -> Iterator[tuple[str, torch.Tensor]]:
+def _owned(parameters: Named, engine: Any, rank: int) -> Iterator[Slice]:
+    """This rank's slices on the CPU, one by one."""
+    begun = bool(engine.optimizer.optimizer.state)
+    for name, parameter in parameters:
+        start, count = _place(parameter, rank)
+        for part in PARTS if begun else PARTS[:1]:
+            if count:
+                yield name, start, part, _share(parameter, part)[:count].cpu()
+
+
+def _place(parameter: nn.Parameter, rank: int) -> tuple[int, int]:
+    """Offset and length of what a rank owns of it; its share may be longer than that, as all shares are equal."""
+    share: int = parameter.ds_tensor.ds_numel
+    start = min(share * rank, parameter.ds_numel)
+    return start, min(share, parameter.ds_numel - start)
+
+
+def _share(parameter: nn.Parameter, part: str) -> Tensor:
+    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+    found: Tensor
+    if part == "master":
+        found = safe_get_local_fp32_param(parameter)
+    else:
+        found = safe_get_local_optimizer_state(parameter, part)
+    return found
+
+
+def _set_share(parameter: nn.Parameter, part: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    if part == "master":
+        safe_set_local_fp32_param(parameter, value)
+        parameter.ds_tensor.data.copy_(value)
+    else:
+        safe_set_local_optimizer_state(parameter, value, part)
+
+
+def _full_files(slices: Iterator[Slice]) -> Iterator[list[Slice]]:
+    """Slices of at most FILE_BYTES together, or one that is longer."""
+    held: list[Slice] = []
+    size = 0
+    for one in slices:
+        if held and size + one[3].nbytes > FILE_BYTES:
+            yield held
+            held, size = [], 0
+        held.append(one)
+        size += one[3].nbytes
+    if held:
+        yield held
+
+
+def whole_values(model: nn.Module, first: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, value) of all that the model's files hold, on the CPU of the first rank, gathered one by one.
 
     Each item is a collective: the first rank reads at its pace, and all ranks read to the end. The others get nothing.

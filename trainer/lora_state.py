@@ -1,26 +1,19 @@
-"""State of a LoRA run: fp32 masters and both moments, in slices that any number of ranks loads without conversion.
+"""State of a LoRA run: the fp32 masters and both moments that each rank's optimiser owns under ZeRO-2.
 
-Each rank writes the slices that its optimiser owns, keyed `<parameter>:<offset>:<part>`, to one safetensors file. It
-holds a copy made in host memory: masters and moments change in the optimiser's step alone, which waits for the copy.
+A rank's file holds a copy made in host memory: they change in the optimiser's step alone, which waits for the copy.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.atomic import named_errors
 from trainer.checkpoints import Checkpoint, Named
-from trainer.errors import CheckpointError, RunsFolderError
 from trainer.flat import Flat
-
-PARTS = ("master", "exp_avg", "exp_avg_sq")
+from trainer.slices import PARTS, Slice, copy_overlap, stored_slices
 
 
 @dataclass(frozen=True)
@@ -31,8 +24,7 @@ class Fragment:
     first: int
     values: dict[str, Tensor]
 
-    def slices(self) -> Iterator[tuple[str, int, str, Tensor]]:
-        """(parameter's name, offset in it, part, slice)."""
+    def slices(self) -> Iterator[Slice]:
         end = self.first + self.values["master"].numel()
         for name, parameter, begin in self.flat.pieces:
             low, high = max(self.first, begin), min(end, begin + parameter.numel())
@@ -93,38 +85,22 @@ class Snapshot:
         """Return once everything is copied; any thread may ask."""
         self._wait()
 
-    def write(self, path: Path, about: dict[str, str]) -> None:
-        """The copy as safetensors at `path`, with `about` in its header. RunsFolderError if it cannot be written."""
+    def slices(self) -> list[Slice]:
+        """The copy, once it is made."""
         self.wait()
-        tensors = {f"{name}:{start}:{part}": value for one in self._copies for name, start, part, value in one.slices()}
-        try:
-            with named_errors(path):
-                save_file(tensors, str(path), metadata=about)
-        except SafetensorError as error:
-            raise RunsFolderError(f"{path}: {error}: make room there and submit again") from None
+        return [one for fragment in self._copies for one in fragment.slices()]
 
 
 def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str) -> None:
-    """Parameters, masters and moments of a verified checkpoint that any number of ranks wrote.
-
-    CheckpointError where a parameter is not wholly covered: the checkpoint is of another model.
-    """
-    path = checkpoint.path
+    """Parameters, masters and moments of a verified checkpoint that any number of ranks wrote. CheckpointError."""
     create_moments(engine, torch.tensor(float(checkpoint.progress.updates)))
     by_name = dict(parameters)
-    covered = dict.fromkeys(by_name, 0)
     own = {(name, part): (start, value) for one in owned(engine) for name, start, part, value in one.slices()}
-    for name, start, part, value in _stored(checkpoint, run):
-        if name not in by_name:
-            raise CheckpointError(f"{path}: holds {name}, which this model does not train; remove {path}")
-        if part == "master":
-            covered[name] += value.numel()
-            by_name[name].data.view(-1)[start : start + value.numel()].copy_(value)
-        if (name, part) in own:
-            _copy_overlap(*own[name, part], start, value)
-    short = [name for name, count in covered.items() if count != by_name[name].numel()]
-    if short:
-        raise CheckpointError(f"{path}: {short[0]} is incomplete (and {len(short) - 1} more); remove {path}")
+    for stored in stored_slices(parameters, checkpoint, run):
+        if stored.part == "master":
+            copy_overlap(0, by_name[stored.name].data.view(-1), stored)
+        if (stored.name, stored.part) in own:
+            copy_overlap(*own[stored.name, stored.part], stored)
 
 
 def create_moments(engine: Any, step: Tensor) -> None:
@@ -135,25 +111,3 @@ def create_moments(engine: Any, step: Tensor) -> None:
             "exp_avg": torch.zeros_like(flat.data),
             "exp_avg_sq": torch.zeros_like(flat.data),
         }
-
-
-def _stored(checkpoint: Checkpoint, run: str) -> Iterator[tuple[str, int, str, Tensor]]:
-    step = str(checkpoint.progress.step)
-    for name in sorted(checkpoint.files):
-        file = checkpoint.path / name
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                about = tensors.metadata() or {}
-                if (about.get("run"), about.get("step")) != (run, step):
-                    raise ValueError(f"is of step {about.get('step')} of {about.get('run')}")
-                for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    parameter, start, part = key.rsplit(":", 2)
-                    yield parameter, int(start), part, tensors.get_tensor(key)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error}); remove {checkpoint.path}") from None
-
-
-def _copy_overlap(start: int, target: Tensor, other: int, source: Tensor) -> None:
-    low, high = max(start, other), min(start + target.numel(), other + source.numel())
-    if low < high:
-        target.data[low - start : high - start].copy_(source[low - other : high - other])

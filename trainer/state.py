@@ -23,8 +23,8 @@ from trainer.run import Run
 from trainer.schedule import steps_per_epoch
 from trainer.schema import contract
 
-BYTES_LORA, BYTES_FULL = 12, 16
-"""A trained parameter's share of a checkpoint: fp32 master and two moments; the model's own weights beside them."""
+BYTES = 12
+"""A trained parameter's share of a checkpoint: fp32 master and two moments."""
 
 
 def assert_owner(run: Run) -> None:
@@ -42,7 +42,7 @@ def due(run: Run, step: int) -> bool:
             say(f"step {step}: the next checkpoint waits, the one before is still being written: a slow volume")
         run.writer.overdue = True
         return False
-    needed = run.details["trained"] * (BYTES_FULL if run.full else BYTES_LORA)
+    needed = run.details["trained"] * BYTES
     place = run.folder.root
     try:
         free = shutil.disk_usage(place).free
@@ -130,11 +130,13 @@ def _publish(run: Run, progress: Progress, temp: Path, files: Files) -> None:
 
 
 def _write_full(run: Run, progress: Progress, temp: Path) -> None:
-    failed: TrainerError | None = next(filter(None, gathered(full_state.write_shards(run.engine, temp))), None)
+    found = gathered(full_state.write_state(run.parameters, run.engine, run.ranks, temp, _about(run, progress)))
+    failed: TrainerError | None = next((one for one in found if isinstance(one, TrainerError)), None)
     if run.ranks.first:
         try:
             if failed is None:
-                _publish(run, progress, temp, checkpoints.signatures(temp))
+                files = {name: signed for one in found for name, signed in one.items()}
+                _publish(run, progress, temp, files)
         except TrainerError as error:
             failed = error
         if failed is not None:
@@ -198,7 +200,7 @@ def _examine(run: Run, path: Path) -> tuple[Checkpoint | None, str]:
 
 def _load(run: Run, checkpoint: Checkpoint) -> None:
     if run.full:
-        full_state.load_shards(run.engine, checkpoint, run.ranks.world)
+        full_state.load_state(run.parameters, run.engine, run.ranks, checkpoint, run.file.run)
     else:
         load_slices(run.parameters, run.engine, checkpoint, run.file.run)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from trainer.atomic import named_errors, read_object, sync_file, write_json
-from trainer.checkpoints import Files, signature
+from trainer.atomic import named_errors, read_object, write_json
+from trainer.checkpoints import Files
 from trainer.distributed import Ranks, gathered
 from trainer.errors import RunsFolderError, TrainerError
 from trainer.lora_state import Snapshot
+from trainer.slices import write_slices
 
 LOOK = 0.05
 """Seconds between two looks of rank 0's thread for the others' markers."""
@@ -108,10 +109,7 @@ class Writer:
 
     def _write_own(self, about: dict[str, str]) -> None:
         path = self._file(self._ranks.rank)
-        self._snapshot.write(path, {**about, "rank": str(self._ranks.rank)})
-        with named_errors(path):
-            sync_file(path)
-            signed = signature(path)
+        signed = write_slices(path, self._snapshot.slices(), {**about, "rank": str(self._ranks.rank)})
         write_json(path.with_suffix(".json"), signed)
 
     def _all_files(self) -> Files | None:

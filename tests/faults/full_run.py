@@ -1,4 +1,4 @@
-"""Ranks of a full-parameter run that meet damage, a full volume and another number of ranks: `full_run.py FOLDER`.
+"""Ranks of a full-parameter run that meet damage and a full volume, and of another number: `full_run.py FOLDER`.
 
 Under torchrun, by test_full_run. The first time it trains; with its checkpoints there it resumes and no more.
 """
@@ -40,7 +40,7 @@ def damaged(run: Run) -> Progress:
         save(run, progress)
         states.append(weights(run))
     if run.ranks.first:
-        path = sorted(run.folder.checkpoint(SAVED[-1]).rglob("*optim_states.pt"))[-1]
+        path = sorted(run.folder.checkpoint(SAVED[-1]).glob("rank-*.safetensors"))[-1]
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -79,16 +79,20 @@ def no_room(run: Run, progress: Progress) -> None:
     publish_adapter(run, progress, run.folder.adapter)
 
 
+def say_weights(run: Run) -> None:
+    found = weights(run)
+    if run.ranks.first:
+        say(f"weights {found}")
+
+
 def main() -> None:
     ranks = join()
     run = begin(Path(sys.argv[1]), ranks, FULL)
     if run.folder.checkpoints.exists():
-        try:
-            resume(run)
-        except TrainerError as error:
-            say(f"code {int(error.code)}: {error}")
+        resume(run)
     else:
         no_room(run, damaged(run))
+    say_weights(run)
     leave()
 
 

@@ -276,7 +276,7 @@ def test_a_run_that_diverges_says_so(stories: Stories) -> None:
     status, done = stories.status["diverging"], stories.done["diverging"]
     assert done.code == 3 and status["code"] == 5 and status["phase"] == "Failed"
     assert re.search(r"step 6: loss \d.*, gradient norm inf: steps 1 to 6 had no usable loss or gradient", done.err)
-    assert "there is no checkpoint to go back to: the run diverged; look at the items" in done.err
+    assert "there is no checkpoint to go back to: lower train.optim.lr or" in done.err
     result = stories.world.result("diverging")
     assert result["phase"] == "Failed" and result["code"] == 5 and result["attempt"] == 1
     before, *steps = stories.world.records("diverging")

@@ -22,8 +22,9 @@ from trainer.checkpoints import Origin, Progress
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import Owned, deepspeed_config
 from trainer.flat import flatten
-from trainer.lora_state import PARTS, Snapshot, create_moments, owned
+from trainer.lora_state import Snapshot, create_moments, owned
 from trainer.schema.contract import RunFolder
+from trainer.slices import PARTS
 from trainer.writer import Writer
 
 SINGLE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
