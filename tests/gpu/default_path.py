@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,26 @@ def save_model(folder: Path, tokenizer: Path, layers: int) -> None:
         shutil.copyfile(tokenizer / name, folder / name)
 
 
-def launch(root: Path, name: str, ranks: int, stop_after: str | None = None, **changes: Any) -> tuple[int, str, Path]:
-    """Run the launcher once; SIGTERM it once a log line contains `stop_after`. (exit code, log, run folder)."""
+@dataclass(frozen=True)
+class Launched:
+    """What a run of the launcher left. first, stopping: seconds to the first step's line; from the act to the end."""
+
+    code: int
+    log: str
+    folder: Path
+    first: float
+    stopping: float
+
+
+def terminate(launcher: "subprocess.Popen[str]") -> None:
+    launcher.send_signal(signal.SIGTERM)
+
+
+def launch(
+    root: Path, name: str, ranks: int, at: str = "", act: Callable[["subprocess.Popen[str]"], None] = terminate,
+    **changes: Any,
+) -> Launched:  # fmt: skip
+    """Run the launcher once; when a log line contains `at`, `act` on it."""
     value: dict[str, Any] = {
         "model": {"path": "model"},
         "data": {"path": "data.json", "format": "chameleons", "max_length": 1024},
@@ -65,7 +85,7 @@ def launch(root: Path, name: str, ranks: int, stop_after: str | None = None, **c
         "PET_NPROC_PER_NODE": str(ranks),
     }  # fmt: skip
     (root / "runs").mkdir(exist_ok=True)
-    start = time.monotonic()
+    start, first, acted = time.monotonic(), 0.0, 0.0
     command = [sys.executable, "-m", "trainer.launch"]
     log = []
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -73,15 +93,23 @@ def launch(root: Path, name: str, ranks: int, stop_after: str | None = None, **c
         assert process.stdout is not None
         for line in process.stdout:
             log.append(line)
-            if stop_after and stop_after in line:
-                process.send_signal(signal.SIGTERM)
-    text = "".join(log)
+            if line.startswith("step=") and not first:
+                first = time.monotonic() - start
+            if at and at in line and not acted:
+                acted = time.monotonic()
+                act(process)
+    text, end = "".join(log), time.monotonic()
     told = ("torch ", "trained ", "step=", "evaluation ", "resumed", "checkpoint")
-    print(f"== {name}: exit {process.returncode} in {time.monotonic() - start:.0f} s", flush=True)
+    stopping = end - acted if acted else 0.0
+    print(
+        f"== {name}: exit {process.returncode} in {end - start:.0f} s, first line after {first:.1f} s, "
+        f"end after {stopping:.1f} s",
+        flush=True,
+    )
     print("".join(line for line in log if line.startswith(told)), flush=True)
     if process.returncode not in (0, 143):
         print(text[-6000:])
-    return process.returncode, text, root / "runs" / file.run
+    return Launched(process.returncode, text, root / "runs" / file.run, first, stopping)
 
 
 def main() -> int:
@@ -94,16 +122,16 @@ def main() -> int:
     save_model(root / "model", arguments.tokenizer, arguments.layers)
     write_chameleons(root / "data.json", 1600)
     ranks = arguments.ranks
-    code, _, folder = launch(root, "default", ranks)
-    verify_adapter(folder / "adapter")
-    reference, _, _ = launch(root, "reference", ranks, ops={"kernels": "reference"}, max_steps=4)
-    stopped, _, _ = launch(root, "resumed", ranks, stop_after="step=6/", seed=7)
-    resumed, _, _ = launch(root, "resumed", ranks, seed=7)
+    default = launch(root, "default", ranks)
+    verify_adapter(default.folder / "adapter")
+    reference = launch(root, "reference", ranks, ops={"kernels": "reference"}, max_steps=4)
+    stopped = launch(root, "resumed", ranks, at="step=6/", seed=7)
+    resumed = launch(root, "resumed", ranks, seed=7)
     shutil.rmtree(root / "model")
     save_model(root / "model", arguments.tokenizer, 1)
-    full, _, whole = launch(root, "full", ranks, method="full", max_steps=6)
-    verify_adapter(whole / "adapter")
-    return int((code, reference, stopped, resumed, full) != (0, 0, 143, 0, 0))
+    full = launch(root, "full", ranks, method="full", max_steps=6)
+    verify_adapter(full.folder / "adapter")
+    return int([one.code for one in (default, reference, stopped, resumed, full)] != [0, 0, 143, 0, 0])
 
 
 if __name__ == "__main__":
