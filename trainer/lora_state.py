@@ -57,13 +57,27 @@ class Snapshot:
         self._memory: list[Tensor] = []
         self._copies: list[Fragment] = []
         self._wait: Callable[[], None] = lambda: None
+        masters = [fragment.values["master"] for fragment in owned(engine)]
+        likes = [master for master in masters for _ in PARTS]
+        # The system takes a second for each gigabyte of it: as long as the model compiles, nobody waits for that.
+        self.reserving = threading.Thread(target=self._reserve, args=(likes,), name="snapshot", daemon=True)
+        self.reserving.start()
+
+    def _reserve(self, likes: list[Tensor]) -> None:
+        if likes and likes[0].is_cuda:  # a new thread's is the first GPU, another rank's
+            torch.cuda.set_device(likes[0].device)
+        memory = [torch.empty(one.shape, dtype=one.dtype, pin_memory=one.is_cuda) for one in likes]
+        for one in memory:
+            one.zero_()  # else a page would be there at its first use
+        self._memory = memory
 
     def begin(self) -> None:
         """Start copying: on a GPU in a stream beside the others, else in a thread."""
+        self.reserving.join()
         live = owned(self._engine)
         sources = [value for fragment in live for value in fragment.values.values()]
-        if [one.shape for one in sources] != [one.shape for one in self._memory]:
-            self._memory = [torch.empty(one.shape, dtype=one.dtype, pin_memory=one.is_cuda) for one in sources]
+        if [one.shape for one in sources] != [one.shape for one in self._memory]:  # no moments before the first update
+            self._reserve(sources)
         memory = iter(self._memory)
         self._copies = [replace(one, values={part: next(memory) for part in one.values}) for one in live]
         if sources and sources[0].is_cuda:

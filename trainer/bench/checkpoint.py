@@ -75,7 +75,10 @@ def main() -> None:
     ranks = join()
     engine = make_engine(arguments.values, ranks)
     gigabytes = 4e-9 * sum(value.numel() for fragment in owned(engine) for value in fragment.values.values())
-    writer = Writer(ranks, Snapshot(engine))
+    begun, snapshot = time.monotonic(), Snapshot(engine)
+    snapshot.reserving.join()
+    print(f"memory for {gigabytes:.1f} GB reserved in {time.monotonic() - begun:.1f} s", flush=True)
+    writer = Writer(ranks, snapshot)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
         for step in range(1, 5):
             found = measure(writer, RunFolder(Path(root)), step)
