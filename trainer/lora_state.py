@@ -57,7 +57,7 @@ class Snapshot:
         self._memory: list[Tensor] = []
         self._copies: list[Fragment] = []
         self._wait: Callable[[], None] = lambda: None
-        masters = [fragment.values["master"] for fragment in owned(engine)]
+        masters = [fragment.values["master"] for fragment in owned(engine)] if engine.module.flats else []
         likes = [master for master in masters for _ in PARTS]
         # The system takes a second for each gigabyte of it: as long as the model compiles, nobody waits for that.
         self.reserving = threading.Thread(target=self._reserve, args=(likes,), name="snapshot", daemon=True)
