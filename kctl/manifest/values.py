@@ -49,6 +49,7 @@ class Values:
     config_map: str
     config_json: str
     config_folder: str
+    stop_wish: PurePosixPath
     nodes: int
     ranks_per_node: int
     kueue_queue: str | None
@@ -88,6 +89,7 @@ def values_of(config: RunConfig, profile: ClusterProfile, namespace: str | None)
         config_map=f"{run}-{hashlib.sha256(config_json.encode()).hexdigest()[:6]}",
         config_json=config_json,
         config_folder=str(PurePosixPath(contract.CONFIG_PATH).parent),
+        stop_wish=PurePosixPath(contract.STOP_WISH_PATH),
         nodes=cluster.nodes,
         ranks_per_node=cluster.ranks_per_node,
         kueue_queue=queue.name if queue.kind == "kueue" else None,
@@ -154,6 +156,7 @@ def _env(run: str, config: RunConfig, profile: ClusterProfile) -> list[dict[str,
         contract.ENV_DATA: contract.DATA_MOUNT,
         contract.ENV_RUNS: contract.RUNS_MOUNT,
         contract.ENV_GRACE_SECONDS: str(profile.grace_seconds),
+        contract.ENV_STOP_WISH: contract.STOP_WISH_PATH,
     }
     if config.cluster.max_hours is not None:
         plain[contract.ENV_MAX_HOURS] = f"{config.cluster.max_hours:g}"

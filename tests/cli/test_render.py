@@ -140,6 +140,16 @@ def test_a_claim_that_serves_twice_is_one_volume() -> None:
     assert mounts["/models"]["readOnly"] and mounts["/data"]["readOnly"]
 
 
+def test_the_pod_sees_the_annotation_that_asks_it_to_stop() -> None:
+    manifests = render(config(), profile(), None).manifests
+    (volume,) = (item for item in pod(manifests)["volumes"] if "downwardAPI" in item)
+    (item,) = volume["downwardAPI"]["items"]
+    assert item["fieldRef"] == {"fieldPath": "metadata.annotations['kctl.dev/stop']"}
+    (mount,) = (one for one in pod(manifests)["containers"][0]["volumeMounts"] if one["name"] == volume["name"])
+    assert mount["readOnly"] and "subPath" not in mount, "the kubelet does not renew what is mounted by subPath"
+    assert env(manifests)["TRAINER_STOP_WISH"] == f"{mount['mountPath']}/{item['path']}"
+
+
 def test_gpus_need_a_profile_with_gpus() -> None:
     with pytest.raises(UsageError, match="has no gpu section, got 8"):
         render(config(), profile(gpu=None), None)

@@ -1,4 +1,6 @@
-"""Runs that are cancelled, whose disk is full, or whose old launcher wakes up: each ends and resumes as it should."""
+"""Runs that are cancelled or sent elsewhere, whose disk is full, or whose old launcher wakes up: each ends and resumes
+as it should.
+"""
 
 import hashlib
 import os
@@ -35,7 +37,7 @@ from tests.cluster.team import Team
 from tests.cluster.volumes import disk_as_claim, resize
 from tests.training.world import Done, ended, frozen, send
 from trainer.pod.ranks import descendants
-from trainer.schema.contract import ExitCode
+from trainer.schema.contract import ANNOTATION_STOP, ExitCode
 from trainer.schema.loading import RunFile
 
 pytestmark = pytest.mark.timeout(600)
@@ -63,6 +65,15 @@ def cancelled(team: Team) -> Scene:
     done["wait"], status = team.kctl("wait", "cancelled"), team.status(run)
     done["again"] = team.kctl("submit", "cancelled", "--follow")
     return Scene(run, team, done, {"status": status})
+
+
+def annotated(team: Team) -> Scene:
+    """In mid-training somebody asks the pod, by an annotation, to go elsewhere; its kubelet may take a minute."""
+    run = team.config("annotated", **LONG)
+    with reading(team, "submit", "annotated", "--follow") as followed, held(team, run, master(run)):
+        team.shell.kubectl("annotate", "pod", master(run), f"{ANNOTATION_STOP}=now")
+        until_told(team, master(run))
+    return Scene(run, team, {"follow": followed.result()})
 
 
 def cancelled_while_pending(team: Team) -> Scene:
@@ -147,7 +158,13 @@ def contents(team: Team, run: str) -> dict[str, str]:
     return {str(path.relative_to(folder.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-SCENES: tuple[Callable[[Team], Scene], ...] = (old_launcher_wakes, disk_full, cancelled, cancelled_while_pending)
+SCENES: tuple[Callable[[Team], Scene], ...] = (
+    old_launcher_wakes,
+    disk_full,
+    annotated,
+    cancelled,
+    cancelled_while_pending,
+)
 Scenes = dict[Callable[[Team], Scene], "Future[Scene]"]
 
 
@@ -180,6 +197,16 @@ def test_cancel_saves_and_submit_resumes(scenes: Scenes) -> None:
     assert team.attempts(run) == [ExitCode.PREEMPTED, 0]
     assert steps(log(team, run, 2))[0] == steps(log(team, run, 1))[-1] + 1
     assert shown(done["follow"]) + shown(done["again"]) == kept(team, run)
+
+
+def test_an_annotation_of_the_pod_saves_and_starts_another(scenes: Scenes) -> None:
+    scene = scenes[annotated].result()
+    team, run, followed = scene.team, scene.run, scene.done["follow"]
+    assert followed.code == 0, followed.err
+    assert team.attempts(run) == [ExitCode.PREEMPTED, 0]
+    assert steps(log(team, run, 2))[0] == steps(log(team, run, 1))[-1] + 1
+    assert "waiting" not in "".join(log(team, run, 2)), "neither for the owner nor for a back-off"
+    assert shown(followed) == kept(team, run)
 
 
 def test_cancel_while_the_pod_is_pending(scenes: Scenes) -> None:

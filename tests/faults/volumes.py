@@ -1,15 +1,20 @@
-"""Two ranks whose checkpoints are on a small ext4 of their own: `volumes.py FOLDER`, under torchrun, by test_volumes.
+"""Two ranks whose checkpoints are on a small ext4 of their own: `volumes.py FOLDER CGROUP`, under torchrun, by
+test_volumes.
 
 What happens to the volume happens between two steps of a real run. Rank 0 says what it does, each rank what it met.
 """
 
+import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch.distributed as dist
@@ -22,7 +27,12 @@ from trainer.errors import RunsFolderError
 from trainer.metrics import say
 from trainer.run import Run
 from trainer.state import due, resume, save, settle
+from trainer.train import train_step
 
+TRAIN = config(lora={"rank": 640})
+"""A checkpoint of 14 MB: a slow volume has something to write for a while."""
+RATE = 10 * 2**20
+"""Bytes a second of the slow volume."""
 PAUSE, AT_MOST = 1.0, 60
 """Seconds for which a stop finds the volume standing still; after which it moves again whatever becomes of us."""
 
@@ -97,9 +107,53 @@ def frozen(run: Run, progress: Progress) -> Progress:
     return later
 
 
+def throttle(run: Run, group: Path) -> None:
+    """From here on all that the ranks write onto the volume passes through at RATE; reading is as fast as before.
+
+    The kernel's own flushing is not held back by version 1 of cgroups, but begins seconds after the writer's fsync.
+    """
+    if run.ranks.first:
+        device = run.folder.checkpoints.stat().st_dev
+        limits = {"blkio.throttle.write_bps_device": RATE, "io.max": f"wbps={RATE}"}
+        name, limit = next((name, limit) for name, limit in limits.items() if (group / name).exists())
+        (group / name).write_text(f"{os.major(device)}:{os.minor(device)} {limit}")
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    dist.barrier()
+
+
+def slow(run: Run, progress: Progress) -> Progress:
+    """Checkpoints are asked for all the time: the next begins once the one before is there. Then a stop."""
+    progress = steps(run, progress, 1)
+    first, begun, saves = progress.step, time.monotonic(), False
+    save(run, progress)
+    times = [time.monotonic()]
+    while not saves:
+        saves = train_step(run, progress.step, due(run, 1000)).save
+        progress = replace(progress, step=progress.step + 1)
+        times.append(time.monotonic())
+    if run.ranks.first:
+        size = sum(path.stat().st_size for path in run.folder.checkpoint(first).iterdir())
+        longest = max(after - before for before, after in pairwise(times))
+        wrote = times[-1] - begun
+        say(json.dumps({"bytes": size, "wrote": wrote, "steps": len(times) - 1, "longest": longest}))
+    save(run, progress)
+    progress = steps(run, progress, 1)
+    if run.ranks.first:
+        say(f"a stop while writing: {run.writer.busy}")
+    save(run, progress, wait=True)
+    return progress
+
+
+def resumes(run: Run, progress: Progress) -> None:
+    """The newest checkpoint is of `progress` and brings back what is trained now."""
+    before = fingerprint(run)
+    steps(run, progress, 1)
+    assert resume(run).step == progress.step and fingerprint(run) == before
+
+
 def main() -> None:
-    root = Path(sys.argv[1])
-    run = begin(root, join(), config())
+    root, group = map(Path, sys.argv[1:])
+    run = begin(root, join(), TRAIN)
     progress = steps(run, Progress(), 1)
     save(run, progress)
     for name, volume in (("full", full), ("read-only", read_only)):
@@ -112,10 +166,13 @@ def main() -> None:
         settle(run)
     tell(run, "== frozen")
     progress = frozen(run, progress)
-    before = fingerprint(run)
-    steps(run, progress, 1)
     tell(run, "== resumed")
-    assert resume(run).step == progress.step and fingerprint(run) == before
+    resumes(run, progress)
+    throttle(run, group)
+    tell(run, "== slow")
+    progress = slow(run, progress)
+    tell(run, "== resumed again")
+    resumes(run, progress)
     tell(run, "== the end")
     leave()
 

@@ -116,6 +116,22 @@ def test_a_file_in_the_run_folder_asks_for_a_stop_once(world: World) -> None:
     assert code == 0 and not world.folder.stop.exists() and "waiting" not in output
 
 
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_an_annotation_of_any_pod_asks_for_a_stop(world: World, node: str) -> None:
+    """As the kubelet shows it: an empty file while the pod has no such annotation."""
+    wish = world.root / "wish"
+    wish.touch()
+    process = world.start(OBEDIENT, PET_NODE_RANK=node, PET_NNODES="2", TRAINER_STOP_WISH=str(wish))
+    wait_for(lambda: any("rank is up" in path.read_text() for path in world.folder.logs.glob("*.log")))
+    assert process.poll() is None
+    wish.write_text("now")
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 143 and "stopping: preempted" in output
+    assert world.message()["sentence"] == "saved at step 3" and world.message()["phase"] == "Restarting"
+    code, output = world.launch(PUBLISH, TRAINER_STOP_WISH=str(world.root / "of-the-next-pod"))
+    assert code == 0 and "waiting" not in output
+
+
 @pytest.mark.parametrize("stubborn", ["", "1"])
 def test_ranks_that_do_not_obey_are_ended_within_the_grace(world: World, stubborn: str) -> None:
     process = world.start(DEAF, TRAINER_GRACE_SECONDS="2", STUBBORN=stubborn)

@@ -30,6 +30,16 @@ class Pod:
     models: Path
     data: Path
     runs: Path
+    stop_wish: Path | None
+    """contract.ENV_STOP_WISH"""
+
+    @property
+    def stop_wished(self) -> bool:
+        """True once somebody has annotated this pod so that it saves, ends and is started again."""
+        try:
+            return self.stop_wish is not None and bool(self.stop_wish.read_bytes())
+        except OSError:  # not there, or being replaced
+            return False
 
 
 def read_pod(environ: Mapping[str, str]) -> Pod:
@@ -44,6 +54,7 @@ def read_pod(environ: Mapping[str, str]) -> Pod:
         models=contract.mounted(contract.ENV_MODELS, environ),
         data=contract.mounted(contract.ENV_DATA, environ),
         runs=contract.mounted(contract.ENV_RUNS, environ).absolute(),
+        stop_wish=Path(environ[contract.ENV_STOP_WISH]) if environ.get(contract.ENV_STOP_WISH) else None,
     )
     if pod.node >= pod.nodes:
         raise ConfigError(f"PET_NODE_RANK={pod.node} with PET_NNODES={pod.nodes}: ranks of nodes count from 0")

@@ -43,7 +43,7 @@ def train(node: Node, own: Mapping[str, str], ownership: Ownership | None, end: 
     def watch() -> bool:
         if end is not None and time.monotonic() >= end:
             node.stop.ask(TIME_LIMIT)
-        if ownership is not None and ownership.asked:
+        if node.pod.stop_wished or (ownership is not None and ownership.asked):
             node.stop.ask(PREEMPTED)
         return ownership is None or not ownership.lost
 

@@ -1,7 +1,7 @@
 """What a pod becomes on this machine: its command, its environment, its folders. Pure, but for the user's environment.
 
 Taken over: command, env, fieldRefs, volumes. Not taken over: image, tini, init containers, limits, probes, network
-names, read-only mounts; HOME, TMPDIR, PATH and the caches stay the user's, and every pod sees all CUDA devices.
+names, read-only mounts, annotations; HOME, TMPDIR, PATH and caches stay the user's, every pod sees all CUDA devices.
 """
 
 import os
@@ -90,7 +90,7 @@ def folders(run: LocalRun, plan: PodPlan) -> dict[str, Path]:
             result[path] = run.folder.parent.parent / claim / inside
         elif "configMap" in volume:
             result[path] = run.config / volume["name"] / inside
-        elif "emptyDir" not in volume:
+        elif "emptyDir" not in volume and "downwardAPI" not in volume:  # of the latter nothing is there
             raise UsageError(f"volume {volume['name']}: locally only claims, ConfigMaps and emptyDirs exist")
         elif path != "/dev/shm":
             result[path] = run.work / plan.name / volume["name"] / inside
