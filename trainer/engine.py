@@ -5,6 +5,7 @@ master weights and moments are fp32 by construction (under bf16 the forward runs
 weight is broadcast at start. Full: the whole model under ZeRO-3 with bf16 parameters and fp32 masters.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -102,14 +103,17 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> torch.Tensor:
-    """Backward of every row, then ONE reduction; returns this rank's summed scaled loss, fp64, on the device.
+    """Backward of every row and the reduction over ranks; returns this rank's summed scaled loss, fp64, on the device.
 
-    Ranks may bring different numbers of rows: the reduction happens once, when the block ends.
+    LoRA: ONE reduction at the end, so ranks may bring different numbers of rows.
     """
     total = torch.zeros((), device=scale.device, dtype=torch.float64)
-    for flat in engine.module.flats:
+    flats = engine.module.flats
+    for flat in flats:
         flat.clear_gradient()
-    with engine.coalesce_grad_reduction():
+    # A whole model's gradients do not fit on each rank: under ZeRO-3, whose ranks have equally many rows, those of a
+    # row are reduced as they are made, and a rank sums up its own share.
+    with engine.coalesce_grad_reduction() if flats else contextlib.nullcontext():
         for batch in batches:
             total += backward(engine, batch, scale)
     return total
