@@ -7,6 +7,7 @@ weight is broadcast at start. Full: the whole model under ZeRO-3 with bf16 param
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,6 +37,8 @@ def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
     }
     if full:
         zero |= {"stage3_prefetch_bucket_size": BUCKET, "stage3_param_persistence_threshold": 100_000}
+        if train.ops.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
     else:
         zero |= {"allgather_bucket_size": 200_000_000}
     return {
@@ -44,6 +47,7 @@ def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
         "gradient_clipping": train.optim.max_grad_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": full and train.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
@@ -73,7 +77,10 @@ class Owned(nn.Module):
 
 
 def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: torch.device) -> Any:
-    """The engine over what the model trains; torch's AdamW is passed in, so nothing is compiled at start."""
+    """The engine over what the model trains; torch's AdamW is passed in, so nothing is compiled at start.
+
+    With offload its step is the host's work: on a machine with GPUs each rank gets its share of the cores for that.
+    """
     import deepspeed
     from deepspeed.runtime import compiler
 
@@ -81,6 +88,8 @@ def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: tor
     compiler.compile = lambda: compiler.dummy_decorator
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     cuda = device.type == "cuda"
+    if cuda and train.ops.offload:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // torch.cuda.device_count()))
     optim, groups = train.optim, parameter_groups(model, train)
     if train.method == "lora":
         groups, flats = flatten(groups, {parameter: name for name, parameter in model.named_parameters()})
