@@ -13,7 +13,7 @@ OFFLOADED_BYTES = 20
 Measured: 20.5 (Qwen3 4B) and 23.4 (a mixture of 3.7 B), since what is pinned of it comes in powers of two."""
 TOKEN_BYTES = 1_800_000
 """A row's token beside the state, roughly: Qwen3 4B took 14 GiB for rows of 8,192 tokens on one GPU, with all layers
-recomputed; gathered weights and buffers are in it."""
+recomputed; gathered weights and buffers are in it. On each of two GPUs later: 17 GiB, with offload 12."""
 ROW = 8192
 """Tokens of a row on a GPU, where ops.max_tokens is auto."""
 _USABLE = 0.96
