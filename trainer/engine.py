@@ -5,7 +5,9 @@ master weights and moments are fp32 by construction (under bf16 the forward runs
 weight is broadcast at start. Full: the whole model under ZeRO-3 with bf16 parameters and fp32 masters.
 """
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +37,8 @@ def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
     }
     if full:
         zero |= {"stage3_prefetch_bucket_size": BUCKET, "stage3_param_persistence_threshold": 100_000}
+        if train.ops.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
     else:
         zero |= {"allgather_bucket_size": 200_000_000}
     return {
@@ -43,6 +47,7 @@ def deepspeed_config(train: TrainConfig, cuda: bool) -> dict[str, Any]:
         "gradient_clipping": train.optim.max_grad_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": full and train.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
@@ -72,7 +77,10 @@ class Owned(nn.Module):
 
 
 def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: torch.device) -> Any:
-    """The engine over what the model trains; torch's AdamW is passed in, so nothing is compiled at start."""
+    """The engine over what the model trains; torch's AdamW is passed in, so nothing is compiled at start.
+
+    With offload its step is the host's work: on a machine with GPUs each rank gets its share of the cores for that.
+    """
     import deepspeed
     from deepspeed.runtime import compiler
 
@@ -80,6 +88,8 @@ def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: tor
     compiler.compile = lambda: compiler.dummy_decorator
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     cuda = device.type == "cuda"
+    if cuda and train.ops.offload:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // torch.cuda.device_count()))
     optim, groups = train.optim, parameter_groups(model, train)
     if train.method == "lora":
         groups, flats = flatten(groups, {parameter: name for name, parameter in model.named_parameters()})
@@ -102,14 +112,17 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def accumulate(engine: Any, batches: Iterable[Batch], scale: torch.Tensor) -> torch.Tensor:
-    """Backward of every row, then ONE reduction; returns this rank's summed scaled loss, fp64, on the device.
+    """Backward of every row and the reduction over ranks; returns this rank's summed scaled loss, fp64, on the device.
 
-    Ranks may bring different numbers of rows: the reduction happens once, when the block ends.
+    LoRA: ONE reduction at the end, so ranks may bring different numbers of rows.
     """
     total = torch.zeros((), device=scale.device, dtype=torch.float64)
-    for flat in engine.module.flats:
+    flats = engine.module.flats
+    for flat in flats:
         flat.clear_gradient()
-    with engine.coalesce_grad_reduction():
+    # A whole model's gradients do not fit on each rank: under ZeRO-3, whose ranks have equally many rows, those of a
+    # row are reduced as they are made, and a rank sums up its own share.
+    with engine.coalesce_grad_reduction() if flats else contextlib.nullcontext():
         for batch in batches:
             total += backward(engine, batch, scale)
     return total

@@ -22,12 +22,13 @@ from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choo
 from trainer.fast.replays import Replays
 from trainer.metrics import say
 from trainer.model import meta_counts
+from trainer.pod.environment import host_memory
 from trainer.run import autocast
 from trainer.schedule import steps_per_epoch, total_steps
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
-from trainer.schema.memory import ROW, too_large
+from trainer.schema.memory import ROW, FullRun, Machines, too_large
 
 ROW_MULTIPLE = 128
 """Row lengths on a GPU are multiples of this, so that shapes are few."""
@@ -68,14 +69,16 @@ def told_plan(train: TrainConfig, device: torch.device, longest: int, level: int
 
 
 def check_full(train: TrainConfig, base: Path, ranks: Ranks, data: Items) -> None:
-    """Before anything is loaded: ConfigError where not all parameters can be trained on these GPUs."""
+    """Before anything is loaded: ConfigError where not all parameters can be trained on these machines."""
     if train.method != "full" or ranks.device.type != "cuda":
         return
     longest = max(data.length(item) for item in range(len(data)))
     row = told_plan(train, ranks.device, longest, level()).ceiling
     memory = torch.cuda.get_device_properties(ranks.device).total_memory
     memory *= torch.cuda.get_per_process_memory_fraction(ranks.device)
-    reason = too_large(train.precision, meta_counts(train, base).total, ranks.world, memory, row)
+    nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    run = FullRun(meta_counts(train, base).total, train.precision, train.ops.offload, row)
+    reason = too_large(run, Machines(ranks.world, memory, nodes, host_memory()))
     if reason is not None:
         raise ConfigError(reason)
 

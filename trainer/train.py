@@ -74,6 +74,7 @@ def setup(file: RunFile, ranks: Ranks, load: Load = load_model) -> Run:
     engine = initialise(model, partial(token_losses, model, train, replays), train, device)
     kernels.append(startup.replayed(replays, model, plan, data.train, ranks))
     if train.method == "full":
+        kernels.append("optimizer in host memory" if train.ops.offload else "")
         # Under ZeRO-3 no rank has whole weights before the engine's hooks gather them.
         unpacked = self_check(model, device, backward=False)
     packing = startup.packing_of(train, ranks, plan, unpacked is None)

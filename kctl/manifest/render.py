@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kctl.config.kubernetes_names import quantity
 from kctl.config.profile import ClusterProfile
 from kctl.config.run_config import RunConfig
 from kctl.config.yaml_reader import parse_yaml
@@ -20,7 +21,7 @@ from kctl.manifest.preflight import check
 from kctl.manifest.values import Values, values_of
 from trainer.schema import contract
 from trainer.schema.identity import canonical
-from trainer.schema.memory import ROW, too_large
+from trainer.schema.memory import ROW, FullRun, Machines, too_large
 from trainer.schema.parameters import total_parameters
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ def _too_large(config: RunConfig, profile: ClusterProfile) -> list[str]:
     train, tokens = config.train, config.train.ops.max_tokens
     if train.method != "full" or config.shape is None or profile.gpu is None:
         return []
-    row, memory = ROW if tokens == "auto" else tokens, profile.gpu.memory_gib * 2**30
-    reason = too_large(train.precision, total_parameters(config.shape), config.cluster.ranks, memory, row)
+    row = ROW if tokens == "auto" else tokens
+    run = FullRun(total_parameters(config.shape), train.precision, train.ops.offload, row)
+    host = float(quantity(profile.memory))
+    machines = Machines(config.cluster.ranks, profile.gpu.memory_gib * 2**30, config.cluster.nodes, host)
+    reason = too_large(run, machines)
     return [] if reason is None else [reason]
 
 

@@ -1,4 +1,4 @@
-"""Ranks of a full-parameter run that meet damage and a full volume, and of another number: `full_run.py FOLDER`.
+"""Ranks of a full-parameter run that meet damage and a full volume, or go on: `full_run.py FOLDER [offload]`.
 
 Under torchrun, by test_full_run. The first time it trains; with its checkpoints there it resumes and no more.
 """
@@ -86,8 +86,10 @@ def say_weights(run: Run) -> None:
 
 
 def main() -> None:
-    ranks = join()
-    run = begin(Path(sys.argv[1]), ranks, FULL)
+    ranks, offload = join(), sys.argv[2:] == ["offload"]
+    run = begin(
+        Path(sys.argv[1]), ranks, FULL.model_copy(update={"ops": FULL.ops.model_copy(update={"offload": offload})})
+    )
     if run.folder.checkpoints.exists():
         resume(run)
     else:

@@ -27,27 +27,8 @@ from trainer.schema.identity import run_name
 from trainer.schema.loading import RunFile, validated
 
 STEPS, HALF = 30, 15
-WORDS = [
-    "the",
-    "ledger",
-    "floor",
-    "rain",
-    "night",
-    "house",
-    "tell",
-    "me",
-    "never",
-    "again",
-    "why",
-    "not",
-    "yes",
-    "maybe",
-    "lens",
-    "tuesday",
-    "sleep",
-    "run",
-    "door",
-]
+WORDS = ["the", "ledger", "floor", "rain", "night", "house", "tell", "me", "never"]
+WORDS += ["again", "why", "not", "yes", "maybe", "lens", "tuesday", "sleep", "run", "door"]
 
 
 def dialogue(path: Path, users: int = 12, items: int = 5) -> None:
@@ -193,6 +174,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     dropout = bench.config("dense", lora__dropout=0.1)
     full = bench.config("mixture", method="full", max_steps=HALF + 5)
     lopsided(root / "lopsided.jsonl")
+    unclipped = bench.config("mixture", method="full", max_steps=4, ops__max_tokens=128, optim__max_grad_norm=None)
+    offloaded = unclipped.model_copy(update={"ops": unclipped.ops.model_copy(update={"offload": True})})
     uneven = bench.config(
         "mixture",
         method="full",
@@ -211,6 +194,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         bench.case("dense-gradient-2", dense, gradients=str(root / "dense-gradient-2.safetensors")),
         bench.case("mixture-gradient-2", mixture, gradients=str(root / "mixture-gradient-2.safetensors")),
         bench.case("full-2", full),
+        bench.case("full-unclipped-2", unclipped),
+        bench.case("full-offloaded-2", offloaded),
         bench.case("uneven-2", uneven, prepared=str(root / "prepared-lopsided")),
         bench.case("resumed-full-2", full, resumes=f"{root}/runs-full-2/{half}"),
         bench.case("resumed-2", dense, resumes=f"{root}/runs-dense-2/{half}"),
@@ -290,6 +275,15 @@ def test_a_full_run_resumes_and_leaves_a_model_that_loads(bench: Bench) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(bench.root / "mixture")
     assert not torch.equal(model.lm_head.weight, base.lm_head.weight)
+
+
+def test_with_the_optimiser_in_host_memory_a_full_run_computes_the_same(bench: Bench) -> None:
+    plain, offloaded = "full-unclipped-2", "full-offloaded-2"
+    assert len(bench.losses(plain)) == 4 and bench.losses(plain) == bench.losses(offloaded)
+    first, second = (
+        load_file(str(bench.run_folder(name) / "adapter-last" / "model.safetensors")) for name in (plain, offloaded)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_resumes_on_another_number_of_ranks(bench: Bench) -> None:

@@ -67,6 +67,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     full = bench.config("dense", method="full", **{**changes, "max_steps": 6})
     shorter = bench.config("dense", method="full", **{**changes, "max_steps": 5})
     full_row = bench.config("dense", method="full", **{**changes, "max_steps": 7, "ops__max_skipped": 1})
+    offloaded = bench.config("dense", method="full", **{**changes, "max_steps": 6, "ops__offload": True})
     for name, steps in (("one", ONE), ("row", ROW), ("twice", TWICE)):
         poisoned(root, name, lora, steps)
     one, row, twice = (str(root / f"prepared-{name}") for name in ("one", "row", "twice"))
@@ -84,6 +85,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             bench.case("stopped-on", strict, prepared=row, runs=f"{root}/runs-stopped"),
             bench.case("twice", strict, prepared=twice),
             bench.case("full", full, prepared=one),
+            bench.case("offloaded", offloaded, prepared=one),
             bench.case("shorter", shorter, prepared=one),
             bench.case("full-row", full_row, prepared=row),
         ],
@@ -159,6 +161,11 @@ def test_the_second_time_the_run_ends_and_says_where(bench: Bench) -> None:
 def test_under_zero_3_a_bad_step_changes_no_weight(bench: Bench) -> None:
     assert bench.losses("full")[:5] == bench.losses("shorter") and bench.losses("full")[5:] == [None]
     assert equal(weights(bench, "full"), weights(bench, "shorter"))
+    # Offloaded, the norm by which gradients are clipped is summed up in another order.
+    assert bench.losses("offloaded")[:5] == pytest.approx(bench.losses("shorter"), rel=1e-6)
+    assert bench.losses("offloaded")[5:] == [None]
+    for name, value in weights(bench, "offloaded").items():
+        torch.testing.assert_close(value, weights(bench, "shorter")[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_full_run_goes_back_too(bench: Bench) -> None:

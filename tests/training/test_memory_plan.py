@@ -86,5 +86,6 @@ def test_a_full_run_that_cannot_fit_is_refused_by_the_gpu_that_it_gets(
         startup.check_full(full, base, gpu, data)
     rows = train_config(method="full", precision="bf16", ops={"max_tokens": 1024})
     startup.check_full(rows, base, gpu, data)
+    startup.check_full(train_config(method="full", ops={"max_tokens": 1024, "offload": True}), base, gpu, data)
     startup.check_full(train_config(), base, gpu, data)
     startup.check_full(full, base, Ranks(0, 1, torch.device("cpu")), data)

@@ -72,6 +72,7 @@ REMEDIES = [
     ("train: {lora: {rank: thirty}}", 'train.lora.rank: must be a whole number, got "thirty"'),
     ("train: {lora: {rslora: maybe}}", 'train.lora.rslora: must be true or false, got "maybe"'),
     ("train: {method: none}", "train.method: must be 'lora' or 'full', got \"none\""),
+    ("train: {ops: {offload: true}}", "train: ops.offload is for method full: adapters have little that could lie in"),
     (f"train: [{TOKEN}]", "train: must be a section of fields: model, data"),
     ("name: 123", "name: must be text: put it in quotes, got 123"),
     ("extend: lora_di3", "unknown key 'extend', did you mean 'extends'?"),

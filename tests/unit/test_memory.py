@@ -1,40 +1,85 @@
 """Full-parameter runs that cannot fit are named before anything is loaded, with numbers and what may fit."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from kctl.config.run_config import load
 from kctl.manifest.render import render
 from tests.cli.profiles import profile
-from trainer.schema.memory import TOKEN_BYTES, too_large
+from trainer.pod.environment import host_memory
+from trainer.schema.memory import TOKEN_BYTES, FullRun, Machines, too_large
 
 GIB = 2**30
 QWEN3_30B = 30_532_122_624
 
 
+RUN = FullRun(QWEN3_30B, "bf16", offload=False)
+
+
+def node(gib: float, gpus: int = 8, host: float = 2000) -> Machines:
+    """One node with GPUs of `gib` GiB each and `host` GiB of memory."""
+    return Machines(gpus, gib * GIB, 1, host * GIB)
+
+
 def test_30b_does_not_fit_on_eight_cards_of_80_gb_but_on_larger_ones() -> None:
-    reason = too_large("bf16", QWEN3_30B, 8, 79.1 * GIB)
+    reason = too_large(RUN, node(79.1, host=400))
     assert reason is not None and "30.5 billion parameters need 64.0 GiB of state" in reason
     assert "on each of 8 GPUs, of whose 79.1 GiB 75.9 can be used" in reason
-    assert too_large("bf16", QWEN3_30B, 8, 139.8 * GIB) is None
-    assert too_large("bf16", 4_022_468_096, 1, 139.8 * GIB) is None, "measured: 81.5 GiB"
+    offload = "what may fit: train.ops.offload: true with 568.7 GiB of host memory on each node, which has 400.0, or "
+    assert offload in reason
+    assert too_large(RUN, node(139.8)) is None
+    assert too_large(FullRun(4_022_468_096, "bf16", False), node(139.8, gpus=1)) is None, "measured: 81.5 GiB"
+
+
+def test_with_offload_it_does_where_the_nodes_have_the_memory() -> None:
+    run = replace(RUN, offload=True)
+    assert too_large(run, node(79.1, host=570)) is None
+    reason = too_large(run, node(79.1, host=400))
+    assert reason is not None and "need 568.7 GiB of host memory on each node, which has 400.0" in reason
+    assert reason.endswith("more memory for the pod (memory in the cluster profile), 2 such nodes, or method lora")
+    assert too_large(run, Machines(16, 79.1 * GIB, 2, 400 * GIB)) is None
+    still = too_large(run, node(16))
+    assert still is not None and "need 7.1 GiB of state" in still and "offload" not in still
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 8, 64])
 @pytest.mark.parametrize("gib", [10, 24, 79.1, 139.8])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_what_is_said_to_fit_is_not_refused(precision: str, gib: float, gpus: int) -> None:
-    reason = too_large(precision, QWEN3_30B, gpus, gib * GIB)  # type: ignore[arg-type]
+@pytest.mark.parametrize("offload", [False, True])
+def test_what_is_said_to_fit_is_not_refused(
+    offload: bool, precision: Literal["bf16", "fp32"], gib: float, gpus: int
+) -> None:
+    run = FullRun(QWEN3_30B, precision, offload)
+    reason = too_large(run, node(gib, gpus))
     if reason is None:
         return
     assert reason.endswith("GPUs with more memory, or method lora")
     more, rows = re.search(r"(\d+) such GPUs", reason), re.search(r"max_tokens: (\d+) if", reason)
     assert bool(more) == (gib > 8192 * TOKEN_BYTES / GIB / 0.96)
     if more:
-        assert int(more[1]) > gpus and too_large(precision, QWEN3_30B, int(more[1]), gib * GIB) is None  # type: ignore[arg-type]
+        assert int(more[1]) > gpus and too_large(run, node(gib, int(more[1]))) is None
     if rows:
-        assert too_large(precision, QWEN3_30B, gpus, gib * GIB, int(rows[1])) is None  # type: ignore[arg-type]
+        assert too_large(replace(run, row=int(rows[1])), node(gib, gpus)) is None
+    offloaded = too_large(replace(run, offload=True), node(gib, gpus))
+    assert ("train.ops.offload: true with" in reason) == (not offload and offloaded is None)
+
+
+def test_a_pod_may_use_what_its_container_is_allowed_and_the_machine_has(tmp_path: Path) -> None:
+    groups = tmp_path / "sys" / "fs" / "cgroup"
+    (groups / "memory").mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:       1048576 kB\nMemFree:  5 kB\n")
+    assert host_memory(tmp_path) == GIB
+    (groups / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert host_memory(tmp_path) == GIB
+    (groups / "memory.max").write_text("max\n")
+    assert host_memory(tmp_path) == GIB
+    (groups / "memory.max").write_text(f"{GIB // 2}\n")
+    assert host_memory(tmp_path) == GIB // 2 and host_memory() > 0
 
 
 def test_kctl_warns_with_the_profiles_gpus() -> None:
@@ -44,4 +89,9 @@ def test_kctl_warns_with_the_profiles_gpus() -> None:
     gpu = {"resource": "nvidia.com/gpu", "memory_gib": 141}
     assert render(config, profile(gpu=gpu), None).warnings == []
     assert render(load("full_di3", ["train.ops.max_tokens=2048"]).config, profile(), None).warnings == []
+    assert "train.ops.offload: true with 568.7 GiB of host memory on each node, which has 400.0" in warning
+    (warning,) = render(load("full_di3", ["train.ops.offload=true"]).config, profile(), None).warnings
+    assert warning.startswith("train.ops.offload: 30.5 billion parameters need 568.7 GiB of host memory")
+    large = profile(memory="640Gi")
+    assert render(load("full_di3", ["train.ops.offload=true"]).config, large, None).warnings == []
     assert render(load("lora_di3", []).config, profile(), None).warnings == []

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trainer.batches import build_batches, plan_step
-from trainer.bench.work import Row, random_model, write_items
+from trainer.bench.work import Row, model_config, random_model, write_items
 from trainer.distributed import Ranks, join, leave
 from trainer.engine import backward
 from trainer.fast.layers import graphs
@@ -48,7 +48,7 @@ def measure(row: Row) -> dict[str, Any]:
     """Train row.steps steps of the row; figures by name."""
     root = Path(tempfile.mkdtemp())
     write_items(row, root / "data")
-    (root / "models" / row.model).mkdir(parents=True)
+    model_config(row.model).save_pretrained(root / "models" / row.model)  # check_full counts by it
     where = {contract.ENV_PREPARED: "data", contract.ENV_MODELS: "models", contract.ENV_RUN_FOLDER: "run"}
     os.environ.update({name: str(root / part) for name, part in where.items()})
     train = run_config(row)

@@ -83,6 +83,20 @@ def scratch(pod: Pod) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def host_memory(root: Path = Path("/")) -> float:
+    """Bytes that the processes here may use together: the container's limit, else what the machine has."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroup v2, v1
+        limit = root / "sys/fs/cgroup" / name
+        if limit.is_file() and (text := limit.read_text().strip()) != "max":
+            return min(float(text), _machine_total(root))
+    return _machine_total(root)
+
+
+def _machine_total(root: Path) -> float:
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("MemTotal:"))) * 1024
+
+
 def config_path(given: str | None) -> Path:
     """The run file: as given, else TRAINER_CONFIG, else where the ConfigMap is mounted."""
     return Path(given or os.environ.get(contract.ENV_CONFIG) or contract.CONFIG_PATH)

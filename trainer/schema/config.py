@@ -71,4 +71,9 @@ class TrainConfig(Section):
             raise ValueError(
                 "method full trains every parameter: remove the lora section (or write lora: null if it is inherited)"
             )
+        if self.method == "lora" and self.ops.offload:
+            raise ValueError(
+                "ops.offload is for method full: adapters have little that could lie in host memory, and a LoRA run's "
+                "frozen weights stay on the GPUs: remove it (or write offload: false if it is inherited)"
+            )
         return self

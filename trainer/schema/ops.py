@@ -82,6 +82,9 @@ class Ops(Section):
     """Ceiling of a packed row in tokens, at least the longest item; auto: what fits, at most 16384; on a CPU 1024."""
     recompute: Literal["auto", "none", "full"] = "auto"
     """Layers recomputed in the backward pass. auto: as few as fit into the GPU's memory; none on a CPU."""
+    offload: bool = False
+    """Method full: fp32 weights, moments and gradients lie in host memory (20 to 24 bytes a parameter over all nodes),
+    where the optimiser's step runs; the GPUs keep the weights that they compute with. For GPUs of 80 GB; slower."""
     kernels: Literal["auto", "reference"] = "auto"
     """reference: plain torch everywhere, for debugging."""
     checkpoint: Checkpoint = Checkpoint()
