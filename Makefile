@@ -44,11 +44,11 @@ demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull
 	@$(BIN)/python -m demo.compare
 
 .PHONY: test
-test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (7 minutes)
+test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (8 minutes)
 	@FAULTS=few $(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training tests/faults/test_kills.py
 
 .PHONY: test-faults
-test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks (25 minutes)
+test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks (10 minutes)
 	@$(BIN)/python -m pytest tests/faults -s
 
 .PHONY: bench

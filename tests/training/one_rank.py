@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deepspeed.utils import groups
+
 from tests.training.tiny import SMALL_VOCABULARY, small_tokenizer, tiny_dense
 from tests.training.world import WORDS, write_pairs
 from trainer.checkpoints import Progress
@@ -43,6 +45,7 @@ def joined() -> Iterator[Ranks]:
     try:
         yield join()
         leave()
+        groups._release_process_group_references()  # else the next one in this process would find this one's
     finally:
         os.environ.clear()
         os.environ.update(before)
