@@ -1,6 +1,7 @@
 """Processes and pods of a running training are killed, deleted and evicted: each run goes on and computes the same."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Scene:
 
     run: str
     followed: Done
+    seconds: float = 0.0
+    """From the SIGTERM of a pod to the end of all."""
 
 
 def undisturbed(team: Team) -> Scene:
@@ -92,10 +95,14 @@ def evicted_by_the_kubelet(team: Team) -> Scene:
 def one_pod_of_two_deleted(team: Team) -> Scene:
     run = team.config("pair", nodes=2, **LONG)
     pods = [f"{run}-worker-0", f"{run}-worker-1"]
-    with reading(team, "submit", "pair", "--follow") as followed, held(team, run, *pods):
-        team.shell.kubectl("delete", "pod", pods[1], "--wait=false")
-        until_told(team, pods[1])
-    return Scene(run, followed.result())
+    with reading(team, "submit", "pair", "--follow") as followed:
+        with held(team, run, *pods):
+            team.shell.kubectl("delete", "pod", pods[1], "--wait=false")
+            until_told(team, pods[1])
+        told = time.monotonic()
+        team.until(lambda: team.attempts(run)[:1] == [ExitCode.PREEMPTED], "both have saved and ended")
+        seconds = time.monotonic() - told
+    return Scene(run, followed.result(), seconds)
 
 
 def evict(team: Team, pod: str) -> None:
@@ -206,6 +213,7 @@ def test_one_pod_of_two_is_deleted(team: Team, scenes: Scenes) -> None:
     """The other one cannot go on alone: both save, end and come back."""
     scene = seen(team, scenes, one_pod_of_two_deleted)
     assert team.attempts(scene.run) == [ExitCode.PREEMPTED, 0]
+    assert scene.seconds < 20, "from SIGTERM to the end, beside all other scenes"
     goes_on(team, scene.run, 2)
     lines = shown(scene.followed)
     for node in (0, 1):

@@ -55,7 +55,7 @@ def test_merge_and_pull(told: tuple[World, FinishedRun]) -> None:
     _, err = process.communicate()
     assert process.returncode == 130
     assert f"what is done is kept: kctl merge {made.run} --local takes it up again" in err
-    assert not world.pids("", "trainer.merge")
+    wait_for(lambda: not world.pids("", "trainer.merge"))  # the kernel ends it with kctl, if kctl could not
     done = world.ok("merge", "tiny", "--local")
     assert f"done: {made.folder.merged}\nbring it home: kctl pull {made.run} --merged --local\n" in done.err
     home = world.root / "adapters" / f"{made.run}-merged"
