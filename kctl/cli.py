@@ -23,6 +23,7 @@ VERBS = (
     "schema",
     "submit",
     "status",
+    "top",
     "list",
     "logs",
     "wait",
