@@ -14,7 +14,7 @@ from kctl.run.screen import table
 
 def top(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Only these; without one, all that are active.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Only these; without one, all that are active.")
     ] = None,
     local: LocalOption = False,
     namespace: NamespaceOption = None,

@@ -14,7 +14,7 @@ from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, run_view
 from kctl.errors import NotFound, Refused
 from kctl.manifest import Manifest
-from kctl.run.find import viewed
+from kctl.run.find import listed, viewed
 from kctl.run.logs import Begin, Tail, advanced
 from trainer.schema.messages import Step, parse_attempt_line, parse_step_line
 
@@ -85,7 +85,7 @@ class Gauges:
         if self._names:
             jobs = [job for name in self._names if (job := self._backend.get_job(name)) is not None]
         else:
-            jobs = self._backend.list_jobs()
+            jobs = listed(self._backend)
         wanted = [job for job in jobs if self._names or self._shown(job)]
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             return list(pool.map(self._gauge, wanted))

@@ -4,6 +4,7 @@ from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.errors import AlreadyExists, KctlError, Refused
 from kctl.manifest import Manifest, the_job
+from kctl.run import names
 from kctl.run.find import BEYOND_GRACE, look
 from kctl.run.submit import Decision, decide, manifest_sha256
 
@@ -33,6 +34,7 @@ def start(backend: Backend, manifests: list[Manifest], flags: str) -> Decision:
             backend.create(manifests)
         except AlreadyExists:
             continue
+        names.remember_one(backend.where, run)
         return decision
     raise KctlError(f"run {run}: others create and delete it at this moment; look with kctl status {run}{flags}")
 
