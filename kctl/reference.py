@@ -21,8 +21,8 @@ FOLDER = Path(__file__).parent
 COMMANDS, WORDS = FOLDER / "COMMANDS.md", FOLDER / "words.json"
 _TOP = """# Commands
 
-Written by `python -m kctl.reference` from the command line itself; `kctl VERB --help` says the same. What RUN and
-CONFIG may be, and the exit codes, are in [the README](../README.md).
+Written by `python -m kctl.reference` from the command line itself; `kctl VERB --help` says the same. What comes out on
+stdout and what on stderr, and the exit codes, are in [the README](../README.md).
 """
 _EXAMPLES = "\b\nExamples:\n"
 """Opens the last paragraph of a verb's docstring; the backspace keeps its lines apart in --help."""
@@ -44,7 +44,7 @@ def verbs(group: typer.Typer, names: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 def told(verb: Verb) -> tuple[str, list[str]]:
     """What a verb's docstring says, and the command lines at its end."""
-    words, _, lines = inspect.getdoc(verb).partition(_EXAMPLES) if verb.__doc__ else ("", "", "")
+    words, _, lines = (inspect.getdoc(verb) or "").partition(_EXAMPLES)
     return words.strip(), [line.strip() for line in lines.splitlines() if line.strip()]
 
 

@@ -75,12 +75,7 @@ def submit(
         chosen = variants(config, sets or [], matrix, namespace)
         _warn(chosen[0].rendered.warnings, local)
         backend = open_backend(local, namespace, context, chosen[0].loaded.profile)
-        if dry_run is not None:
-            _print_dry(chosen, output, None if dry_run is DryRun.CLIENT else backend)
-        elif max_parallel is None and not wait:
-            _start_all(backend, chosen, output, flags)
-        else:
-            _to_their_end(Line(backend, chosen, max_parallel or len(chosen), flags), output)
+        _several(backend, chosen, max_parallel or (len(chosen) if wait else None), dry_run, output, flags)
         return
     if max_parallel is not None:
         raise UsageError("--max-parallel: is for the runs of a matrix: add --matrix PATH=A,B,...")
@@ -101,6 +96,18 @@ def submit(
         console.say(ended_well(_to_end(backend, rendered.run, flags, follow), flags))
     elif decision is not Decision.DONE:
         console.say(f"follow it: kctl logs -f {rendered.run}{flags}")
+
+
+def _several(
+    backend: Backend, chosen: Sequence[Variant], at_once: int | None, dry_run: DryRun | None, output: Output, flags: str
+) -> None:
+    """The runs of a matrix: shown, started, or, where `at_once` is said, seen to their end."""
+    if dry_run is not None:
+        _print_dry(chosen, output, None if dry_run is DryRun.CLIENT else backend)
+    elif at_once is None:
+        _start_all(backend, chosen, output, flags)
+    else:
+        _to_their_end(Line(backend, chosen, at_once, flags), output)
 
 
 def _to_end(backend: Backend, run: str, flags: str, follow: bool) -> RunView:

@@ -245,5 +245,12 @@ def with_progress(backend: Backend, view: RunView) -> RunView:
 
 def advanced(view: RunView, step: Step) -> RunView:
     """`view` as that step line has it."""
-    told = {"step": step.step, "steps": step.steps, "loss": step.loss, "eta_s": step.eta_s}
-    return replace(view, **told, tokens_per_s=step.tokens_per_s, mem_gib=step.mem_gib)
+    return replace(
+        view,
+        step=step.step,
+        steps=step.steps,
+        loss=step.loss,
+        eta_s=step.eta_s,
+        tokens_per_s=step.tokens_per_s,
+        mem_gib=step.mem_gib,
+    )
