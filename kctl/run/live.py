@@ -4,6 +4,7 @@ Only looks: Ctrl-C leaves the runs as they are. A cluster that does not answer i
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ def _on_screen(look: Look, draw: Draw, over: Over) -> list[Gauge]:
 
     terminal, trouble = Console(), Trouble(GIVE_UP_SECONDS)
     gauges: list[Gauge] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the terminal would keep this screen
 
     def drawn() -> "RenderableType":
         return draw(gauges, Size(terminal.width, terminal.height, terminal.encoding.startswith("utf")))
@@ -66,7 +68,7 @@ def _on_screen(look: Look, draw: Draw, over: Over) -> list[Gauge]:
                 try:
                     gauges = look()
                 except (Unreachable, Refused) as error:
-                    live.update(Group(drawn(), Text(console.printable(str(error)), "yellow")), refresh=True)
+                    live.update(Group(Text(console.printable(str(error)), "yellow"), drawn()), refresh=True)
                     trouble.again(error)
                     continue
                 trouble.over()

@@ -95,6 +95,15 @@ def test_a_live_screen_until_ctrl_c(place: Place) -> None:
         assert "\x1b[3" not in seen  # no colour
 
 
+def test_a_killed_screen_gives_the_terminal_back(place: Place) -> None:
+    place(FOREVER)
+    with terminal(["top", "--local"], 80) as (process, screen):
+        read_until(screen, ENTER, "0 active runs locally")
+        process.terminate()
+        read_until(screen, LEAVE)
+        assert process.wait(30) == 143
+
+
 def test_lines_in_a_pipe_until_all_have_ended(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     local = place(FALLING)
     assert kctl(["top", "--local"]) == 0

@@ -75,7 +75,8 @@ def test_a_wide_screen_shows_everything() -> None:
     ("width", "last"), [(20, "PHASE"), (40, "STEP"), (50, "LOSS"), (56, "LOSS"), (80, "TREND"), (100, "GIB")]
 )
 def test_a_narrow_screen_drops_the_least_important_columns(width: int, last: str) -> None:
-    lines = drawn([GAUGE], width)
+    wide = Gauge(replace(WAITS.view, sentence="\u6a21\u578b" * 30))
+    lines = drawn([GAUGE, wide], width)
     assert all(cell_len(text) <= width for text in lines)
     assert lines[1].split()[-1] == last if width > 20 else lines[1].startswith("RUN")
     assert lines[2].startswith("lora-di")
