@@ -7,6 +7,7 @@ itself; names of runs from kctl.run.names, of configs from their folders. Nothin
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from kctl.config.resolve import config_folders, shipped_configs
 from kctl.run import names
 
 WORDS = Path(__file__).with_name("words.json")
+
+_STEM = re.compile(r"[\w.+-]+")
+"""A file's name that a shell takes as it is."""
 
 Candidate = tuple[str, str]
 """(value, help in a few words, or nothing)"""
@@ -96,7 +100,7 @@ def _named(argument: Verb, given: list[str]) -> Iterator[Candidate]:
         yield "@latest", "the newest run"
     elif name == "CONFIG":
         stems = (path.stem for folder in config_folders() for path in sorted(folder.glob("*.yaml")))
-        yield from ((stem, "") for stem in stems)
+        yield from ((stem, "") for stem in stems if _STEM.fullmatch(stem))
 
 
 def _values(option: Verb) -> Iterator[Candidate]:

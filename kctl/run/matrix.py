@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST = 200
 """Runs of one matrix; more are a mistyped list."""
-_TURN = 1.0
+_TURN = 2.0
 """Seconds between looks at the runs that are at work."""
 
 Field = tuple[str, str]

@@ -77,7 +77,7 @@ def _bar(gauge: Gauge, size: Size) -> str:
     view = gauge.view
     if view.step is None or not view.steps:
         return ""
-    full, empty = ("\u2588", "\u2591") if size.blocks else ("#", ".")
+    full, empty = ("\u2501", "\u2500") if size.blocks else ("#", ".")
     done = min(_BAR, _BAR * view.step // view.steps)
     return full * done + empty * (_BAR - done)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kctl.backends.cluster.backend import Cluster
 from kctl.complete import WORDS, candidates
 from kctl.run import names
 
@@ -70,13 +71,28 @@ def test_names_of_runs_by_place_newest_first() -> None:
     assert offered("status", "")[:2] == ["made-00000004", "new-00000002"]
 
 
+@pytest.mark.parametrize("context", ["big", "arn:aws:eks:eu-west-1:1:cluster/big", "me@the big one"])
+def test_a_place_is_what_a_cluster_calls_itself(context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = {"name": "s", "cluster": {"server": "https://127.0.0.1:1"}}
+    user = {"name": "u", "user": {"token": "t"}}
+    called = {"name": context, "context": {"cluster": "s", "user": "u", "namespace": "team"}}
+    file = {"apiVersion": "v1", "kind": "Config", "clusters": [server], "users": [user], "contexts": [called]}
+    (tmp_path / "kubeconfig").write_text(json.dumps({**file, "current-context": context}))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    names.remember(Cluster(None, None).where, ["one-00000001"])
+    names.remember(Cluster("other", context).where, ["two-00000002"])
+    assert names.places() == [("other", context), ("team", context)]
+    assert offered("status", "-n", "team", "--context", context, "") == ["one-00000001", "@latest"]
+
+
 def test_names_of_local_runs_are_their_folders(tmp_path: Path, cache: Path) -> None:
     for name in ("demo-00000001", ".new-1"):
         (tmp_path / ".kctl" / "jobs" / name).mkdir(parents=True)
     names.remember("locally", ["demo-00000001"])
     assert offered("status", "--local", "") == ["demo-00000001", "@latest"] and not cache.exists()
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "my_run.yaml").touch()
+    for name in ("my_run.yaml", "a $(b).yaml", "a\nb.yaml"):
+        (tmp_path / "configs" / name).touch()
     assert offered("submit", "")[0] == "my_run"
 
 

@@ -13,7 +13,9 @@ LIVE = "print('\\x1b[?1049hlive\\x1b[?1049l\\x1b[32mleft\\x1b[0m behind', flush=
 def taken(tmp_path: Path, *words: str) -> tuple[str, str]:
     """(the SVG, the text in it)"""
     path = tmp_path / "shots" / "one.svg"
-    subprocess.run([sys.executable, "-m", "demo.screenshot", "--seconds", "2", str(path), *words], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "demo.screenshot", "--seconds", "2", str(path), *words], check=True, timeout=60
+    )
     svg = path.read_text(encoding="utf-8")
     text = "".join(ElementTree.fromstring(svg).itertext())
     return svg, re.sub(r"\s+", " ", text.replace("\xa0", " "))

@@ -61,7 +61,7 @@ def test_a_wide_screen_shows_everything() -> None:
     assert title.startswith("2 active runs in namespace research of context big, 2026-11-26 ")
     columns = "RUN PHASE PROGRESS STEP LEFT LOSS TREND TOKENS/S GIB ATTEMPT AGE"
     assert header.split() == columns.split()
-    bar, trend = "\u2588" * 4 + "\u2591" * 8, row.split()[6]
+    bar, trend = "\u2501" * 4 + "\u2500" * 8, row.split()[6]
     assert row.split() == [
         "lora-di3-0123abcd", "Running", bar, "350/1000", "1h30m", "1.2346", trend, "5,210", "31.2", "2", "2h",
     ]  # fmt: skip
