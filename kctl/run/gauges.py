@@ -1,18 +1,23 @@
 """What a live screen shows of its runs: their jobs and pods looked at again, their logs read on from the last line.
 
-Draws nothing. A run that has ended costs no call any more; one that had ended before anybody looked is left out, but
+Draws nothing. Logs are read beside the looks, which wait for them a moment only: one node that does not answer must not
+blind the screen. A run that has ended costs no call any more; one that had ended before anybody looked is left out, but
 where it was named.
 """
 
 import contextlib
 import itertools
+import queue
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, run_view
-from kctl.errors import NotFound, Refused
+from kctl.errors import KctlError
 from kctl.manifest import Manifest
 from kctl.run.find import listed, viewed
 from kctl.run.logs import Begin, Tail, advanced
@@ -25,6 +30,8 @@ _HEAD = 50
 _LOSSES = 4_000
 """Losses that are kept of a run: more than any screen has columns."""
 _AT_ONCE = 8
+_MOMENT = 1.5
+"""Seconds that a look waits for logs."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,15 @@ class _Log:
         self.step: Step | None = None
         self.attempt: int | None = None
         self.losses: list[float] = []
+        self.idle = threading.Event()
+        self.idle.set()
 
     def read_on(self, backend: Backend, view: RunView) -> None:
-        """The lines that came since; none where the pod has no log yet, or nobody may read it."""
+        """The lines that came since; none where the pod has no log yet, nobody may read it, or its node is silent."""
         pod = view.pods[0]
         if self.tail is None or self.tail.pod != pod.name:
             self.tail = Tail(pod.name, Begin(tail=_FIRST))
-        with contextlib.suppress(NotFound, Refused):
+        with contextlib.suppress(KctlError):
             lines = self.tail.fresh(backend.log_lines(pod.name, False, self.tail.since, self.tail.tail))
             for line in lines:
                 self._take(line.text)
@@ -79,28 +88,45 @@ class Gauges:
         self._backend, self._names = backend, names
         self._logs: dict[str, _Log] = {}
         self._ended: dict[str, Gauge] = {}
+        self._to_read: queue.SimpleQueue[tuple[_Log, RunView]] = queue.SimpleQueue()
+        for _ in range(_AT_ONCE):  # daemons, so that a read that hangs does not outlive the screen
+            threading.Thread(target=self._read, daemon=True).start()
 
     def look(self) -> list[Gauge]:
         """The runs as they are now, in the order of their creation; a named one that is gone is left out."""
         if self._names:
             jobs = [job for name in self._names if (job := self._backend.get_job(name)) is not None]
         else:
-            jobs = listed(self._backend)
-        wanted = [job for job in jobs if self._names or self._shown(job)]
+            jobs = [job for job in listed(self._backend) if self._shown(job)]
+        fresh = [job for job in jobs if _uid(job) not in self._ended]
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            return list(pool.map(self._gauge, wanted))
+            views = dict(zip(map(_uid, fresh), pool.map(partial(viewed, self._backend), fresh), strict=True))
+        self._read_on(views)
+        for uid, view in views.items():
+            if view.settled and self._logs[uid].idle.is_set():
+                self._ended[uid] = self._logs[uid].gauge(view)
+        return [self._ended.get(uid) or self._logs[uid].gauge(views[uid]) for uid in map(_uid, jobs)]
 
     def _shown(self, job: Manifest) -> bool:
-        return job["metadata"].get("uid", "") in self._logs or not run_view(job, ()).phase.finished
+        return _uid(job) in self._logs or not run_view(job, ()).phase.finished
 
-    def _gauge(self, job: Manifest) -> Gauge:
-        uid = job["metadata"].get("uid", "")
-        if uid in self._ended:
-            return self._ended[uid]
-        view, log = viewed(self._backend, job), self._logs.setdefault(uid, _Log())
-        if view.pods:
+    def _read_on(self, views: dict[str, RunView]) -> None:
+        """Have the logs read that nobody reads already, and wait a moment for all of them."""
+        for uid, view in views.items():
+            log = self._logs.setdefault(uid, _Log())
+            if view.pods and log.idle.is_set():
+                log.idle.clear()
+                self._to_read.put((log, view))
+        deadline = time.monotonic() + _MOMENT
+        for uid in views:
+            self._logs[uid].idle.wait(max(0.0, deadline - time.monotonic()))
+
+    def _read(self) -> None:
+        while True:
+            log, view = self._to_read.get()
             log.read_on(self._backend, view)
-        gauge = log.gauge(view)
-        if view.settled:
-            self._ended[uid] = gauge
-        return gauge
+            log.idle.set()
+
+
+def _uid(job: Manifest) -> str:
+    return str(job["metadata"].get("uid", ""))
