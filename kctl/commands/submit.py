@@ -73,7 +73,7 @@ def submit(
         if follow:
             raise UsageError("--matrix --follow: of several runs there is no one log; take --wait, and kctl top beside")
         chosen = variants(config, sets or [], matrix, namespace)
-        _warn(chosen[0].rendered.warnings, local)
+        _warn(list(dict.fromkeys(text for one in chosen for text in one.rendered.warnings)), local)
         backend = open_backend(local, namespace, context, chosen[0].loaded.profile)
         _several(backend, chosen, max_parallel or (len(chosen) if wait else None), dry_run, output, flags)
         return
