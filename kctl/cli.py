@@ -1,7 +1,8 @@
 """The Typer app and the one error boundary: run(argv) -> exit code.
 
 Every verb is a module of kctl.commands with a function of the same name (of list: list_runs); this file only lists
-them, and imports the one that is asked for: most of what a short command takes is imports. Exit codes: kctl.errors.
+them, and imports the one that is asked for: most of what a short command takes is imports. So a shell that asks what
+may follow (kctl.complete) is answered before even typer is loaded. Exit codes: kctl.errors.
 """
 
 import gc
@@ -9,20 +10,23 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from kctl import console
 from kctl.errors import KctlError
 from trainer.errors import ConfigError
 
+if TYPE_CHECKING:
+    import typer
+
 VERBS = (
+    "init",
     "validate",
     "render",
     "schema",
     "submit",
     "status",
+    "top",
     "list",
     "logs",
     "wait",
@@ -33,13 +37,31 @@ VERBS = (
     "export",
     "delete",
     "prune",
+    "completion",
 )
 
 
-def app(verbs: Sequence[str] = VERBS) -> typer.Typer:
+def app(verbs: Sequence[str] = VERBS) -> "typer.Typer":
     """The command line with these verbs."""
+    import typer
+
+    def kctl(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        ] = False,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")
+        ] = False,
+    ) -> None:
+        """LoRA fine-tuning on Kubernetes: one config becomes a verified adapter."""
+
     made = typer.Typer(
-        name="kctl", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, callback=kctl
+        name="kctl",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        callback=kctl,
     )
     for verb in verbs:
         module = import_module(f"kctl.commands.{verb}")
@@ -51,17 +73,10 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
+        import typer
+
         console.data(f"kctl {version('kctl')}")
         raise typer.Exit
-
-
-def kctl(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
-) -> None:
-    """LoRA fine-tuning on Kubernetes: one config becomes a verified adapter."""
 
 
 def run(argv: list[str]) -> int:
@@ -89,6 +104,10 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    if sys.argv[1:2] == ["__complete"]:
+        from kctl.complete import main as complete
+
+        sys.exit(complete(sys.argv[2:]))
     # Nearly all of a short command is imports, which make no garbage: looking for it takes 5 % of the time.
     gc.set_threshold(100_000, 50, 50)
     code = run(sys.argv[1:])

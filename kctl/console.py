@@ -105,12 +105,22 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         Console().print(drawn)
         return
     lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    widths = [max(columns(line[column]) for line in lines) for column in range(len(headers))]
     data(
         "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+            "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
         )
     )
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal `text` takes: a wide character takes two, a combining one none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def printable(text: str) -> str:

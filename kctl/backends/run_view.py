@@ -40,7 +40,8 @@ class PodView:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, as status and list show it. step, loss and eta_s are None until something told them."""
+    """One run, as status and list show it. step, loss and what follows from a log are None until
+    something told them."""
 
     run: str
     config: str
@@ -60,6 +61,8 @@ class RunView:
     grace_seconds: int
     deleting: bool
     pods: tuple[PodView, ...]
+    tokens_per_s: float | None = None
+    mem_gib: float | None = None
 
     @property
     def settled(self) -> bool:

@@ -16,7 +16,13 @@ def cancel(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Stop a run with time to save. Submit resumes it."""
+    """Stop a run with time to save. Submit resumes it.
+
+    \b
+    Examples:
+      kctl cancel lora_di3
+      kctl cancel lora-di3-1e61e6eb -n research
+    """
     backend, name = located(run, local, namespace, context)
     flags = where_flags(local, namespace, context)
     view = view_of(backend, name)

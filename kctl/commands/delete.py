@@ -8,6 +8,7 @@ from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView
 from kctl.errors import Refused
+from kctl.run import names
 from kctl.run.find import BEYOND_GRACE, located, view_of
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, YesOption, where_flags
 from kctl.run.page import KIND
@@ -25,7 +26,13 @@ def delete(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Delete an ended run. A later submit of its config finds its outputs where they are."""
+    """Delete an ended run. A later submit of its config finds its outputs where they are.
+
+    \b
+    Examples:
+      kctl delete lora-di3-1e61e6eb
+      kctl delete lora_di3 --outputs --yes
+    """
     backend, name = located(run, local, namespace, context)
     view = view_of(backend, name)
     if not view.settled:
@@ -42,4 +49,5 @@ def remove(backend: Backend, view: RunView, outputs: bool) -> None:
         backend.erase(view.run)
     backend.delete(view.run, view.grace_seconds + BEYOND_GRACE, view.uid)
     backend.forget(view.run)
+    names.forget(backend.where, view.run)
     console.data(f"{KIND}/{view.run} deleted" + (" with its outputs" if outputs else ""))

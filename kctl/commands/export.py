@@ -18,7 +18,13 @@ def export(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Write a mixture's adapter as vLLM and older PEFT read it, and compare both forms."""
+    """Write a mixture's adapter as vLLM and older PEFT read it, and compare both forms.
+
+    \b
+    Examples:
+      kctl export lora_di3
+      kctl export @latest --last
+    """
     backend, name = located(run, local, namespace, context)
     flag, flags = " --last" if last else "", where_flags(local, namespace, context)
     work = Work("export", "trainer.export", (name, "--last") if last else (name,))

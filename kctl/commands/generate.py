@@ -31,7 +31,13 @@ def generate(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Continue every item of a test file; run again after a stop, it goes on."""
+    """Continue every item of a test file; run again after a stop, it goes on.
+
+    \b
+    Examples:
+      kctl generate lora_di3 --test chameleons/test.json --out answers.json
+      kctl generate @latest --test t.json --out a.json --set temperature=0.7
+    """
     sampling = _sampling(sets or [])
     if not _NAME.fullmatch(out.name):
         raise UsageError(f"--out {out}: the file's name must be letters, digits, '.', '_' or '-' and end with .json")

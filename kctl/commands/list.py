@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from kctl import console
-from kctl.run.find import backend_of, viewed
+from kctl.run.find import backend_of, listed, viewed
 from kctl.run.logs import with_progress
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, OutputOption
 from kctl.run.page import print_list
@@ -15,9 +15,15 @@ def list_runs(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """List all runs with phase, step, loss and age."""
+    """List all runs with phase, step, loss and age.
+
+    \b
+    Examples:
+      kctl list
+      kctl list --local -o json
+    """
     backend = backend_of("", local, namespace, context)
-    jobs = backend.list_jobs()
+    jobs = listed(backend)
     if not jobs and output is Output.TABLE:
         console.say(f"no runs {backend.where}")
         return

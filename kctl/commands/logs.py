@@ -34,7 +34,13 @@ def logs(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Show the log, of several pods with a prefix. Following goes on across restarts."""
+    """Show the log, of several pods with a prefix. Following goes on across restarts.
+
+    \b
+    Examples:
+      kctl logs -f lora_di3
+      kctl logs lora_di3 --rank 3 --since 10m
+    """
     since_when = since_time(since) if since else None
     backend, name = located(run, local, namespace, context)
     view, job = view_of(backend, name), backend.get_job(name) or {}

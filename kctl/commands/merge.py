@@ -18,7 +18,13 @@ def merge(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Add what was trained to the base model's weights; run again after a stop, it goes on."""
+    """Add what was trained to the base model's weights; run again after a stop, it goes on.
+
+    \b
+    Examples:
+      kctl merge lora_di3
+      kctl merge @latest --last
+    """
     backend, name = located(run, local, namespace, context)
     flag, flags = " --last" if last else "", where_flags(local, namespace, context)
     work = Work("merge", "trainer.merge", (name, "--last") if last else (name,))

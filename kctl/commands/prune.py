@@ -8,7 +8,7 @@ import typer
 from kctl import console
 from kctl.backends.run_view import RunView
 from kctl.commands.delete import OutputsOption, remove
-from kctl.run.find import backend_of, viewed
+from kctl.run.find import backend_of, listed, viewed
 from kctl.run.logs import parse_duration
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, YesOption
 from kctl.run.page import print_list
@@ -23,10 +23,16 @@ def prune(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Delete all ended runs; what they wrote only with --outputs."""
+    """Delete all ended runs; what they wrote only with --outputs.
+
+    \b
+    Examples:
+      kctl prune --older-than 7d --dry-run
+      kctl prune --older-than 30d --outputs --yes
+    """
     seconds = parse_duration(older_than, "--older-than")
     backend = backend_of("", local, namespace, context)
-    views = [viewed(backend, job) for job in backend.list_jobs()]
+    views = [viewed(backend, job) for job in listed(backend)]
     ended = [view for view in views if _ended_before(view, seconds, backend.now())]
     if not ended:
         console.say(f"no runs {backend.where} have ended that long ago")

@@ -36,7 +36,13 @@ def pull(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Bring the adapter home, its report beside it; run again after a cut, it goes on where it stopped."""
+    """Bring the adapter home, its report beside it; run again after a cut, it goes on where it stopped.
+
+    \b
+    Examples:
+      kctl pull lora_di3
+      kctl pull lora-di3-1e61e6eb --report --to reports
+    """
     backend, name = located(run, local, namespace, context)
     page = to / f"{name}.html"
     if report:

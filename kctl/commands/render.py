@@ -27,7 +27,13 @@ def render(
         Path | None, typer.Option("--to", metavar="DIR", help="Write DIR/RUN.yaml instead of printing.")
     ] = None,
 ) -> None:
-    """Print the manifests of a run. Needs no cluster; equal input gives equal bytes."""
+    """Print the manifests of a run. Needs no cluster; equal input gives equal bytes.
+
+    \b
+    Examples:
+      kctl render lora_di3 --set train.lora.rank=32
+      kctl render lora_di3 --to runs/
+    """
     from kctl import console
     from kctl.config.run_config import load
     from kctl.manifest.render import render as rendered_of

@@ -2,7 +2,13 @@
 
 
 def schema() -> None:
-    """Print the JSON schema of a run config (the shipped copy is configs/run.schema.json)."""
+    """Print the JSON schema of a run config (the shipped copy is configs/run.schema.json).
+
+    \b
+    Examples:
+      kctl schema
+      kctl schema > configs/run.schema.json
+    """
     from kctl import console
     from kctl.config.json_schema import run_schema
 

@@ -14,7 +14,13 @@ def validate(
     configs: ConfigsArgument,
     sets: SetOption = None,
 ) -> None:
-    """Check run configs without a cluster; print the run's name, its ranks, steps and trained parameters."""
+    """Check run configs without a cluster; print the run's name, its ranks, steps and trained parameters.
+
+    \b
+    Examples:
+      kctl validate lora_di3
+      kctl validate lora_di3 full_di3 --set cluster.gpus_per_node=4
+    """
     from kctl import console
     from kctl.config.run_config import load
     from kctl.errors import KctlError

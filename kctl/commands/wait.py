@@ -19,7 +19,13 @@ def wait(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Wait for the end: 0 it succeeded, 3 it failed or was cancelled, 7 it goes on after --timeout."""
+    """Wait for the end: 0 it succeeded, 3 it failed or was cancelled, 7 it goes on after --timeout.
+
+    \b
+    Examples:
+      kctl wait lora_di3
+      kctl wait @latest --timeout 2h
+    """
     limit = None if timeout is None else parse_duration(timeout, "--timeout")
     backend, name = located(run, local, namespace, context)
     flags = where_flags(local, namespace, context)

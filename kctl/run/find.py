@@ -18,6 +18,7 @@ from kctl.backends.run_view import RunView, run_view
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, TimedOut, Unreachable, UsageError
 from kctl.manifest import Manifest
+from kctl.run import names
 from trainer.errors import TrainerError
 from trainer.schema.contract import LABEL_CONFIG, Phase
 
@@ -42,12 +43,20 @@ def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
     UsageError where it is ambiguous, NotFound where there is none.
     """
     if not text.startswith("@") and _is_name(text) and backend.get_job(text) is not None:
+        names.remember_one(backend.where, text)
         return text, ""
     known = [
         Known(job["metadata"]["name"], (job["metadata"].get("labels") or {}).get(LABEL_CONFIG, ""))
-        for job in backend.list_jobs()
+        for job in listed(backend)
     ]
     return choose(text, known, run_of_config(text), " --local" if local else "")
+
+
+def listed(backend: Backend) -> list[Manifest]:
+    """Every job that kctl made there, oldest first; their names are kept for completion."""
+    jobs = backend.list_jobs()
+    names.remember(backend.where, [job["metadata"]["name"] for job in jobs])
+    return jobs
 
 
 def located(text: str, local: bool, namespace: str | None, context: str | None) -> tuple[Backend, str]:
@@ -75,26 +84,26 @@ def backend_of(text: str, local: bool, namespace: str | None, context: str | Non
 
 def choose(text: str, known: Sequence[Known], content: str | None, flag: str = "") -> tuple[str, str]:
     """(run, note) among the known runs, oldest first; `content` is the run that config `text` names today."""
-    names = [one.run for one in known]
-    if text in names:
+    there = [one.run for one in known]
+    if text in there:
         return text, ""
     if text == "@latest":
         if not known:
             raise NotFound(f"no runs yet; start one with kctl submit CONFIG{flag}")
-        return names[-1], f"{text} is {names[-1]}"
-    if content in names:
+        return there[-1], f"{text} is {there[-1]}"
+    if content in there:
         return str(content), f"config {text} is run {content}"
     of_config = [one.run for one in known if one.config and one.config == text.replace("_", "-").lower()]
     if of_config:
         return of_config[-1], f"the newest run of config {text} is {of_config[-1]}"
-    begins = [name for name in names if text and name.startswith(text)]
+    begins = [name for name in there if text and name.startswith(text)]
     if len(begins) == 1:
         return begins[0], f"{text} is {begins[0]}"
     if begins:
         raise UsageError(f"{text!r} is ambiguous: {', '.join(begins[:10])}; write more of the name")
     if content is not None:
         raise NotFound(f"config {text} is run {content}, which was never submitted here; kctl submit {text}{flag}")
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(text, there, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise NotFound(f"no run {text!r}; {hint}see kctl list{flag}")
 

@@ -23,7 +23,7 @@ from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
 from kctl.run.find import look, say_what_it_waits_for
 from kctl.run.kept import WholeLogs
-from trainer.schema.messages import parse_attempt_line, parse_step_line
+from trainer.schema.messages import Step, parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5
 _LAST_SECONDS = 60.0
@@ -239,5 +239,18 @@ def with_progress(backend: Backend, view: RunView) -> RunView:
                     newest = parse_step_line(line.text) or newest
                     view = replace(view, attempt=parse_attempt_line(line.text) or view.attempt)
         if newest is not None:
-            return replace(view, step=newest.step, steps=newest.steps, loss=newest.loss, eta_s=newest.eta_s)
+            return advanced(view, newest)
     return view
+
+
+def advanced(view: RunView, step: Step) -> RunView:
+    """`view` as that step line has it."""
+    return replace(
+        view,
+        step=step.step,
+        steps=step.steps,
+        loss=step.loss,
+        eta_s=step.eta_s,
+        tokens_per_s=step.tokens_per_s,
+        mem_gib=step.mem_gib,
+    )

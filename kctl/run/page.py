@@ -1,6 +1,7 @@
 """How runs look in a terminal: tables, the status page, next commands, and the words a run ends with."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -48,9 +49,13 @@ def status_page(view: RunView, flags: str, output: Output, now: datetime) -> str
     rows += [("Step:", step_text(view)), ("Loss:", loss_text(view))]
     if view.eta_s is not None and not view.phase.finished:
         rows.append(("Left:", span(view.eta_s)))
+    if view.tokens_per_s is not None and math.isfinite(view.tokens_per_s):
+        rows.append(("Speed:", f"{view.tokens_per_s:,.0f} tokens/s"))
+    if view.mem_gib is not None and math.isfinite(view.mem_gib):
+        rows.append(("Memory:", f"{view.mem_gib:.1f} GiB at most"))
     if view.attempt is not None:
         rows.append(("Attempt:", str(view.attempt)))
-    rows.append(("Created:", f"{view.created} ({age(view.created, now)} ago)"))
+    rows += [(f"{word}:", f"{local_time(at)} ({age(at, now)} ago)") for word, at in _moments(view)]
     for pod in view.pods:
         ended = f", code {pod.code}" if pod.code is not None else f", {pod.reason}" if pod.reason else ""
         rows.append(("Pod:", f"{pod.name}  {pod.phase}{ended}"))
@@ -58,6 +63,10 @@ def status_page(view: RunView, flags: str, output: Output, now: datetime) -> str
         rows.append(("Message:", view.sentence))
     rows.append(("Next:", next_command(view, flags)))
     return "\n".join(f"{name:<9} {console.printable(value)}" for name, value in rows)
+
+
+def _moments(view: RunView) -> list[tuple[str, str]]:
+    return [(word, at) for word, at in (("Created", view.created), ("Ended", view.ended)) if at]
 
 
 def next_command(view: RunView, flags: str) -> str:
@@ -106,6 +115,15 @@ def span(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}" + (f"{rest}{lower_unit}" if (rest := whole % size // lower) else "")
     return f"{whole}s"
+
+
+def local_time(moment: datetime | str) -> str:
+    """A moment, or an RFC 3339 time, in this machine's zone: `2026-11-26 10:22:31 CET`; as it is where it is none."""
+    try:
+        at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+        return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (ValueError, OverflowError, OSError):
+        return str(moment)
 
 
 def age(created: str, now: datetime) -> str:

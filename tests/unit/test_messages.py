@@ -28,7 +28,7 @@ whole = st.integers(0, 10**12 - 1)
 
 def test_a_step_line_as_the_trainer_writes_it() -> None:
     text = "step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400"
-    assert parse_step_line(text) == Step(100, 1000, 1.2345, 5400.0)
+    assert parse_step_line(text) == Step(100, 1000, 1.2345, 5400.0, 5210.0, 31.2)
     assert parse_step_line("[rank0]: " + text) == parse_step_line(text)
     assert parse_step_line("step=1/2 loss=nan lr=1") is not None
     for other in ("", "last_step=1/2 loss=1", "step=1/2 lr=1", "step=1 loss=2", "step=1/2 loss=one", "eval loss=2.0"):

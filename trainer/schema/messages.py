@@ -18,12 +18,15 @@ _ATTEMPT = re.compile(r"attempt (\d{1,6}) of [a-z][a-z0-9-]*, newest checkpoint:
 
 @dataclass(frozen=True)
 class Step:
-    """What is read from a step line: updates done and in all, loss (nats per label), seconds left."""
+    """What is read from a step line: updates done and in all, loss (nats per label), seconds left, tokens per second
+    of all ranks, GiB of memory at most."""
 
     step: int
     steps: int
     loss: float
     eta_s: float | None = None
+    tokens_per_s: float | None = None
+    mem_gib: float | None = None
 
 
 def step_line(record: Mapping[str, float]) -> str:
@@ -43,7 +46,14 @@ def parse_step_line(text: str) -> Step | None:
     pairs = {name: float(value) for name, value in _PAIR.findall(text[first.end() :])}
     if "loss" not in pairs:
         return None
-    return Step(step=int(first[1]), steps=int(first[2]), loss=pairs["loss"], eta_s=pairs.get("eta_s"))
+    return Step(
+        step=int(first[1]),
+        steps=int(first[2]),
+        loss=pairs["loss"],
+        eta_s=pairs.get("eta_s"),
+        tokens_per_s=pairs.get("tokens_per_s"),
+        mem_gib=pairs.get("mem_gib"),
+    )
 
 
 def attempt_line(attempt: int, run: str, newest: int) -> str:
