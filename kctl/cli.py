@@ -34,6 +34,7 @@ VERBS = (
     "export",
     "delete",
     "prune",
+    "diff",
     "gitops",
 )
 

@@ -77,6 +77,10 @@ class Backend(LogSource, Protocol):
         """The PyTorchJob with its status, or None."""
         ...
 
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap that the job's pods mount, or None where it is gone."""
+        ...
+
     def list_jobs(self) -> list[Manifest]:
         """Every PyTorchJob that kctl made, oldest first."""
         ...

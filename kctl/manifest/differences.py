@@ -26,8 +26,8 @@ OTHERS = (
 )
 """What queues and GitOps controllers add to in a live job; k8s/argocd/ignore-differences.yaml has the same."""
 
-_WIDTH = 80
-"""Characters of a value that are shown."""
+_WIDTH = 160
+"""Characters of a value that are shown: an image's name with its digest fits."""
 _ENV = re.compile(r"\.env\[(.+)\]$")
 
 

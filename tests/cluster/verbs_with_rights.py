@@ -93,6 +93,18 @@ def _submit(person: Person, number: str) -> Outcome:
     return done.returncode == 0 and "it is created again and resumes" in done.stderr, done.stderr
 
 
+def _submitted(admin: Shell, number: int) -> str:
+    _create(admin, *_rendered(admin, number)[1])
+    return str(number)
+
+
+def _diff(person: Person, number: str) -> Outcome:
+    """Of a run that is there, and of a config whose newest run is another."""
+    there, newer = person.kctl("diff", *_seed(int(number))), person.kctl("diff", "demo", "--set", "train.seed=6999")
+    worked = "runPolicy.managedBy" in there.stdout and "train.seed" in newer.stdout
+    return worked and there.returncode == newer.returncode == 1, there.stderr + newer.stderr
+
+
 def warning(job: dict[str, Any]) -> dict[str, Any]:
     """An event of the operator, which could not make the pods of this job."""
     about = {"kind": job["kind"], **{name: job["metadata"][name] for name in ("name", "namespace", "uid")}}
@@ -201,6 +213,7 @@ SCENES = {
     "submit": Scene(_failed_config, _submit),
     "status": Scene(_nothing, _status),
     "list": Scene(_nothing, _list),
+    "diff": Scene(_submitted, _diff),
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),

@@ -19,7 +19,7 @@ from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.protocol import RunFiles, Work
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
-from kctl.manifest import Manifest
+from kctl.manifest import Manifest, config_map_of
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
 
 RESOURCES = {
@@ -81,6 +81,16 @@ class Cluster:
         """The PyTorchJob with its status, or None."""
         try:
             return self._api.get(f"read PyTorchJob {run}", self._path("PyTorchJob", run))
+        except NotFound:
+            return None
+
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap that the job's pods mount, or None where it is gone."""
+        name = config_map_of(job)
+        if name is None:
+            return None
+        try:
+            return _typed(self._api.get(f"read ConfigMap {name}", self._path("ConfigMap", name)), "ConfigMap")
         except NotFound:
             return None
 

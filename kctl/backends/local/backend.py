@@ -27,7 +27,7 @@ from kctl.backends.protocol import RunFiles, Work
 from kctl.backends.run_view import ANNOTATION_LIFE, condition
 from kctl.backends.times import timestamp
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
-from kctl.manifest import Manifest, the_job
+from kctl.manifest import Manifest, config_map_of, the_job
 from trainer.schema.messages import parse_message
 
 _TURN = 0.1
@@ -99,6 +99,13 @@ class Local:
         status = job.setdefault("status", {})
         status["conditions"] = [*(one for one in status.get("conditions", []) if one["type"] != "Running"), lost]
         return job
+
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap as it was submitted; its files are the pods' own."""
+        name = config_map_of(job)
+        submitted: list[Manifest] = read_json(self._run(job["metadata"]["name"]).manifests) or []
+        maps = (one for one in submitted if one.get("kind") == "ConfigMap" and one["metadata"]["name"] == name)
+        return next(maps, None)
 
     def list_jobs(self) -> list[Manifest]:
         """Every run here, oldest first."""
