@@ -249,7 +249,8 @@ def _publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
 
 def _save_adapter(run: Run, progress: Progress, folder: Path, state: Iterable[tuple[str, Tensor]]) -> None:
     details = {**run.details, "step": progress.step, "steps": run.steps}
-    details |= {"before": progress.before, "after": progress.best}
+    details |= {"before": progress.before, "after": progress.best, "data": run.origin.data}
+    details["losses"] = progress.best if progress.step == progress.best_step else {}
     numbers = _numbers(state, progress.step)
     adapters.save_adapter(
         run.model, numbers, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)

@@ -3,7 +3,7 @@
 Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.backends.run_view reads both alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,6 +118,13 @@ class Backend(LogSource, Protocol):
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume, readable also when its pods are gone."""
+        ...
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run, as `files` has one; those on the same volume have one reader.
+
+        A job that mounts no runs volume has none.
+        """
         ...
 
     def work(self, run: str, work: Work) -> Iterator[str]:

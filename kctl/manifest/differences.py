@@ -64,7 +64,9 @@ def _config(config_map: Manifest) -> dict[str, Any]:
 
 def _job(job: Manifest) -> dict[str, Any]:
     metadata, spec = job.get("metadata") or {}, job.get("spec") or {}
-    replica, replicas = next(iter((spec.get("pytorchReplicaSpecs") or {}).items()), ("", {}))
+    specs: dict[str, Manifest] = spec.get("pytorchReplicaSpecs") or {}
+    replica = next(iter(specs), "")
+    replicas = specs.get(replica) or {}
     template = replicas.get("template") or {}
     about = template.get("metadata") or {}
     pod = {**(template.get("spec") or {}), "labels": about.get("labels"), "annotations": about.get("annotations")}

@@ -59,6 +59,28 @@ def located(text: str, local: bool, namespace: str | None, context: str | None) 
     return backend, run
 
 
+def several(
+    texts: Sequence[str], local: bool, namespace: str | None, context: str | None
+) -> tuple[Backend, list[Manifest]]:
+    """(backend, jobs) of several RUNs of one place, in the order given; on stderr as `located`.
+
+    UsageError where two of them are the same run.
+    """
+    backend = backend_of(texts[0], local, namespace, context)
+    jobs: list[Manifest] = []
+    for text in texts:
+        run, note = find_run(backend, text, local)
+        if note:
+            console.say(note)
+        job = backend.get_job(run)
+        if job is None:
+            raise NotFound(f"run {run} is gone: somebody deleted it; see kctl list")
+        if run in (one["metadata"]["name"] for one in jobs):
+            raise UsageError(f"{text!r} is run {run}, which was named before: name another one")
+        jobs.append(job)
+    return backend, jobs
+
+
 def backend_of(text: str, local: bool, namespace: str | None, context: str | None) -> Backend:
     """Where to look for runs: as for submit, the profile of the config that `text` names wins over the kube config;
     where it names none, the profile called default does."""

@@ -6,7 +6,7 @@ and deleted, never applied or patched otherwise: the operator gives later pods o
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
@@ -177,6 +177,13 @@ class Cluster:
         from kctl.backends.cluster.files import reader_files
 
         return reader_files(self._api, self._path("Pod"), self._known_job(run), self.list_pods(run))
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run; one reader pod a volume, made from one of its jobs."""
+        from kctl.backends.cluster.files import folders_of
+
+        pods = _items(self._api.get("list pods", self._path("Pod"), {"labelSelector": LABEL_RUN}), "Pod")
+        return folders_of(self._api, self._path("Pod"), jobs, pods)
 
     def work(self, run: str, work: Work) -> Iterator[str]:
         """Run a program in a pod made from the job's own template, to its end; the pod goes on without its reader."""

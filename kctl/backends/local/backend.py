@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -207,6 +207,11 @@ class Local:
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume."""
         return contextlib.nullcontext(LocalFiles(runs_folder(self._run(run), self._known_job(run))))
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run."""
+        runs = {job["metadata"]["name"]: job for job in jobs}
+        return contextlib.nullcontext({run: LocalFiles(runs_folder(self._run(run), job)) for run, job in runs.items()})
 
     def work(self, run: str, work: Work) -> Iterator[str]:
         """Run a program with the run's volumes and environment to its end; it ends with the iterator, too."""

@@ -1,0 +1,153 @@
+"""kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are verbs of a run."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import typer
+
+from kctl import console
+from kctl.backends.protocol import RunFiles
+from kctl.errors import NotFound
+from kctl.manifest.differences import differences
+from kctl.run.find import backend_of, located, several
+from kctl.run.folder import AdapterView, folder_of, read_adapter, read_train
+from kctl.run.options import (
+    ContextOption,
+    LocalOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    RunArgument,
+    where_flags,
+)
+from kctl.run.page import loss_of, size_of, structured
+
+adapters = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, show and compare the adapters that the runs made."
+)
+
+_SHORT = 12
+"""Digits of a digest in a table; -o json has all."""
+
+
+@adapters.command("list")
+def list_adapters(
+    local: LocalOption = False,
+    output: OutputOption = Output.TABLE,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """List each run's best adapter: base model, rank, data, held-out loss, size and sha256."""
+    backend = backend_of("", local, namespace, context)
+    jobs = backend.list_jobs()
+    if not jobs and output is Output.TABLE:
+        console.say(f"no runs {backend.where}")
+        return
+    with backend.folders(jobs) as folders:
+        views = _read(folders)
+    if output is Output.NAME:
+        if views:
+            console.data("\n".join(view.run for view in views))
+    elif output is not Output.TABLE:
+        console.data(structured([asdict(view) for view in views], output))
+    elif views:
+        console.table(("RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256"), [_row(view) for view in views])
+    if len(views) < len(jobs) and output is Output.TABLE:
+        console.say(f"{len(jobs) - len(views)} of {len(jobs)} runs have no adapter yet")
+
+
+@adapters.command()
+def show(
+    run: RunArgument,
+    local: LocalOption = False,
+    output: OutputOption = Output.TABLE,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Show one run's best adapter: what it is of, every file with its sha256, and the next commands."""
+    backend, name = located(run, local, namespace, context)
+    with backend.files(name) as files:
+        view = read_adapter(files, name)
+    if view is None:
+        raise NotFound(
+            f"run {name} has no adapter yet: it writes one at its first evaluation or its end; see kctl status"
+        )
+    if output is Output.NAME:
+        console.data(name)
+    elif output is not Output.TABLE:
+        console.data(structured(asdict(view), output))
+    else:
+        rows = [*_facts(view), *(("File", f"{one.name}  {size_of(one.size)}  {one.sha256}") for one in view.files)]
+        flags = where_flags(local, namespace, context)
+        rows += [("Next", f"kctl {verb} {name}{flags}") for verb in ("pull", "merge", "report")]
+        console.data("\n".join(f"{label + ':':<10} {console.printable(text)}" for label, text in rows))
+
+
+@adapters.command()
+def diff(
+    a: RunArgument,
+    b: RunArgument,
+    local: LocalOption = False,
+    output: OutputOption = Output.TABLE,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Show what two runs' configs and adapters have otherwise: fields of `train`, base model, data, loss, files."""
+    backend, jobs = several([a, b], local, namespace, context)
+    names = [job["metadata"]["name"] for job in jobs]
+    with backend.folders(jobs) as folders:
+        views = [read_adapter(folder_of(folders, name), name) for name in names]
+        trains = [read_train(folder_of(folders, name)) for name in names]
+    found = [one.columns for one in differences(trains[0], trains[1], "train")]
+    facts = [dict(_facts(view)) if view else {} for view in views]
+    for label in {**facts[0], **facts[1]}:
+        values = [each.get(label, "-") for each in facts]
+        if label != "Run" and values[0] != values[1]:
+            found.append((f"adapter.{label.lower()}", values[0], values[1]))
+    if output is Output.NAME:
+        console.data("\n".join(names))
+    elif output is Output.TABLE:
+        console.table(("FIELD", *names), found)
+    else:
+        console.data(structured([dict(zip(("field", *names), row, strict=True)) for row in found], output))
+    digests = [view.data_digest if view else None for view in views]
+    if None not in digests and digests[0] != digests[1]:
+        console.say("they were trained on different items: their held-out losses are not of the same ones")
+
+
+def _read(folders: Mapping[str, RunFiles]) -> list[AdapterView]:
+    """The adapters of the runs that have one; eight at a time, since each is a few small files from far away."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = pool.map(lambda run: read_adapter(folders[run], run), folders)
+        return [view for view in found if view is not None]
+
+
+def _row(view: AdapterView) -> tuple[str, ...]:
+    of = (view.run, view.base or "-", _rank(view), _short(view.data_digest))
+    return *of, loss_of(view.loss), size_of(view.size), _short(view.sha256)
+
+
+def _facts(view: AdapterView) -> list[tuple[str, str]]:
+    """What a person asks of an adapter, by the words that are shown."""
+    return [
+        ("Run", view.run),
+        ("Base", f"{view.base or '-'}  ({view.base_digest or '-'})"),
+        ("Method", view.method or "-"),
+        ("Rank", _rank(view)),
+        ("Data", f"{view.data or '-'}  ({view.data_digest or '-'})"),
+        ("Step", "-" if view.step is None else str(view.step)),
+        ("Loss", loss_of(view.loss)),
+        ("Size", size_of(view.size)),
+        ("sha256", view.sha256),
+    ]
+
+
+def _rank(view: AdapterView) -> str:
+    if view.rank is None:
+        return "-" if view.method in (None, "lora") else str(view.method)
+    return f"{view.rank}/{view.expert_rank}" if view.expert_rank else str(view.rank)
+
+
+def _short(digest: str | None) -> str:
+    return digest[:_SHORT] if digest else "-"
