@@ -97,6 +97,10 @@ class Backend(LogSource, Protocol):
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
         ...
 
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None. NotFound if there is no such job."""
+        ...
+
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Delete the job and wait until it and its pods are gone. TimedOut after `timeout` seconds.
 

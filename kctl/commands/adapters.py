@@ -1,14 +1,18 @@
 """kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are verbs of a run."""
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Annotated
 
 import typer
 
 from kctl import console
-from kctl.backends.protocol import RunFiles
-from kctl.errors import NotFound
+from kctl.backends.protocol import Backend, RunFiles
+from kctl.backends.run_view import tags_of
+from kctl.backends.times import timestamp
+from kctl.errors import NotFound, UsageError
 from kctl.manifest.differences import differences
 from kctl.run.find import backend_of, located, several
 from kctl.run.folder import AdapterView, folder_of, read_adapter, read_train
@@ -22,10 +26,26 @@ from kctl.run.options import (
     where_flags,
 )
 from kctl.run.page import loss_of, size_of, structured
+from trainer.schema.contract import TAG_PREFIX
 
 adapters = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show and compare the adapters that the runs made."
 )
+
+_TAG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+"""As the name of an annotation may be, in lower case."""
+
+
+def _tag(name: str) -> str:
+    if name == "latest" or not _TAG.fullmatch(name):
+        raise UsageError(
+            f"{name[:70]!r} is no tag: use at most 63 lower-case letters, digits, ., _ and -, and not latest, which is "
+            "the newest run's"
+        )
+    return name
+
+
+TagArgument = Annotated[str, typer.Argument(metavar="TAG", callback=_tag, help="E.g. production, without an @.")]
 
 _SHORT = 12
 """Digits of a digest in a table; -o json has all."""
@@ -44,15 +64,16 @@ def list_adapters(
     if not jobs and output is Output.TABLE:
         console.say(f"no runs {backend.where}")
         return
+    tags = {job["metadata"]["name"]: tags_of(job) for job in jobs}
     with backend.folders(jobs) as folders:
-        views = _read(folders)
+        views = [replace(view, tags=tuple(tags[view.run])) for view in _read(folders)]
     if output is Output.NAME:
         if views:
             console.data("\n".join(view.run for view in views))
     elif output is not Output.TABLE:
         console.data(structured([asdict(view) for view in views], output))
     elif views:
-        console.table(("RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256"), [_row(view) for view in views])
+        console.table(("RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256", "TAGS"), [_row(view) for view in views])
     if len(views) < len(jobs) and output is Output.TABLE:
         console.say(f"{len(jobs) - len(views)} of {len(jobs)} runs have no adapter yet")
 
@@ -82,6 +103,41 @@ def show(
         flags = where_flags(local, namespace, context)
         rows += [("Next", f"kctl {verb} {name}{flags}") for verb in ("pull", "merge", "report")]
         console.data("\n".join(f"{label + ':':<10} {console.printable(text)}" for label, text in rows))
+
+
+@adapters.command()
+def tag(
+    run: RunArgument,
+    name: TagArgument,
+    local: LocalOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Give a run a tag, for kctl pull @TAG and the like; another run loses it. It goes with the run's job."""
+    backend, chosen = located(run, local, namespace, context)
+    before = [other for other in _tagged(backend, name) if other != chosen]
+    backend.annotate(chosen, {f"{TAG_PREFIX}{name}": timestamp()})
+    for other in before:
+        backend.annotate(other, {f"{TAG_PREFIX}{name}": None})
+        console.say(f"{other} was @{name} before")
+    console.data(f"@{name} is {chosen}")
+
+
+@adapters.command()
+def untag(
+    name: TagArgument,
+    local: LocalOption = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Take a tag from the run that has it."""
+    backend = backend_of("", local, namespace, context)
+    tagged = _tagged(backend, name)
+    if not tagged:
+        raise NotFound(f"no run has the tag {name!r}; see kctl adapters list{where_flags(local, namespace, context)}")
+    for run in tagged:
+        backend.annotate(run, {f"{TAG_PREFIX}{name}": None})
+        console.data(f"{run} is no longer @{name}")
 
 
 @adapters.command()
@@ -116,6 +172,10 @@ def diff(
         console.say("they were trained on different items: their held-out losses are not of the same ones")
 
 
+def _tagged(backend: Backend, name: str) -> list[str]:
+    return [job["metadata"]["name"] for job in backend.list_jobs() if name in tags_of(job)]
+
+
 def _read(folders: Mapping[str, RunFiles]) -> list[AdapterView]:
     """The adapters of the runs that have one; eight at a time, since each is a few small files from far away."""
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -125,7 +185,7 @@ def _read(folders: Mapping[str, RunFiles]) -> list[AdapterView]:
 
 def _row(view: AdapterView) -> tuple[str, ...]:
     of = (view.run, view.base or "-", _rank(view), _short(view.data_digest))
-    return *of, loss_of(view.loss), size_of(view.size), _short(view.sha256)
+    return *of, loss_of(view.loss), size_of(view.size), _short(view.sha256), ", ".join(view.tags) or "-"
 
 
 def _facts(view: AdapterView) -> list[tuple[str, str]]:

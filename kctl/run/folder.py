@@ -44,6 +44,8 @@ class AdapterView:
     sha256: str
     """Of MANIFEST.json, which has size and sha256 of every file."""
     files: tuple[Entry, ...]
+    tags: tuple[str, ...] = ()
+    """Of the run's job; the folder knows none."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Runs:
     def kctl(self, code: int, *words: str) -> str:
         """stdout of a call that ends with `code`."""
         self._capsys.readouterr()
-        got = run([*words, "--local"])
+        place = words.index("--") if "--" in words else len(words)
+        got = run([*words[:place], "--local", *words[place:]])
         said = self._capsys.readouterr()
         self.err = said.err
         assert got == code, said.err
@@ -102,8 +103,8 @@ def test_list_and_show(runs: Runs) -> None:
     text = runs.kctl(0, "adapters", "list")
     digest = hashlib.sha256((one.adapter / "MANIFEST.json").read_bytes()).hexdigest()
     rows = [line.split() for line in text.splitlines()]
-    assert rows[0] == ["RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256"]
-    assert rows[1] == [one.root.name, "tiny", "8", "d" * 12, "2.1250", "2.9", "KiB", digest[:12]]
+    assert rows[0] == ["RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256", "TAGS"]
+    assert rows[1] == [one.root.name, "tiny", "8", "d" * 12, "2.1250", "2.9", "KiB", digest[:12], "-"]
     assert rows[2][:7] == [two.root.name, "tiny", "16", "-", "9.0000", "5", "B"], "an older manifest has no loss"
     assert len(rows) == 3 and "1 of 3 runs have no adapter yet" in runs.err
     assert runs.kctl(0, "adapters", "list", "-o", "name").split() == [one.root.name, two.root.name]
@@ -118,6 +119,27 @@ def test_list_and_show(runs: Runs) -> None:
     (one.adapter / "MANIFEST.json").write_text("[]")
     runs.kctl(1, "adapters", "list")
     assert f"{one.root.name}: adapter/MANIFEST.json: no manifest of an adapter" in runs.err
+
+
+def test_tags(runs: Runs) -> None:
+    one, two = runs.made("one", 8), runs.made("two", 16)
+    for folder in (one, two):
+        publish(folder, b"w")
+    assert runs.kctl(0, "adapters", "tag", "one", "production") == f"@production is {one.root.name}\n"
+    assert runs.kctl(0, "adapters", "tag", "one", "v1.2") and runs.kctl(0, "adapters", "tag", "one", "v1.2")
+    assert runs.kctl(0, "adapters", "list").splitlines()[1].endswith("  production, v1.2")
+    assert runs.kctl(0, "pull", "@v1.2") == f"adapters/{one.root.name}\n"
+    runs.kctl(0, "adapters", "tag", "two", "production")
+    assert f"{one.root.name} was @production before" in runs.err
+    listed = json.loads(runs.kctl(0, "adapters", "list", "-o", "json"))
+    assert [each["tags"] for each in listed] == [["v1.2"], ["production"]]
+    assert runs.kctl(0, "adapters", "untag", "production") == f"{two.root.name} is no longer @production\n"
+    runs.kctl(4, "adapters", "untag", "production")
+    runs.kctl(4, "status", "@production")
+    assert "no run has the tag 'production'; there are: @v1.2" in runs.err
+    for name in ("latest", "@x", "Big", "a/b", "-a", "x" * 64):
+        assert runs.kctl(2, "adapters", "tag", "one", "--", name) == "" and "is no tag: use at most 63" in runs.err
+    assert runs.kctl(0, "status", "one", "-o", "json")
 
 
 def test_diff(runs: Runs) -> None:

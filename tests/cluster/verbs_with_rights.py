@@ -172,6 +172,12 @@ def _report(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and (person.folder / "adapters" / f"{run}.html").is_file(), done.stderr
 
 
+def _tag(person: Person, run: str) -> Outcome:
+    done = person.kctl("adapters", "tag", run, f"tag-{run}")
+    found = person.admin.kctl("status", f"@tag-{run}", "-n", person.admin.namespace, "-o", "name")
+    return done.returncode == 0 and run in found.stdout, done.stderr
+
+
 def _beside(person: Person, runs: str, *verb: str) -> Outcome:
     """Two runs side by side: their names stand above the columns."""
     one, other = runs.split()
@@ -238,6 +244,7 @@ SCENES = {
     "pull": Scene(_done_run, _pull),
     "report": Scene(_done_run, _report),
     "adapters": Scene(_two_done_runs, lambda person, runs: _beside(person, runs, "adapters", "diff")),
+    "adapters tag": Scene(_live_run, _tag),
     "compare": Scene(_two_done_runs, lambda person, runs: _beside(person, runs, "compare")),
     "merge": Scene(_done_run, lambda person, run: _work(person, run, "merge")),
     "export": Scene(_done_run, lambda person, run: _work(person, run, "export")),

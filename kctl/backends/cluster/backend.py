@@ -1,7 +1,7 @@
 """The verbs on a real cluster, through the official Kubernetes client.
 
-This package alone talks to the API; the client is loaded at the first call, not at import. A job is created, suspended
-and deleted, never applied or patched otherwise: the operator gives later pods of a changed job another template.
+This package alone talks to the API; the client is loaded at the first call, not at import. A job is created, suspended,
+annotated and deleted, never applied or patched otherwise: later pods of a changed job would have another template.
 """
 
 import contextlib
@@ -120,6 +120,11 @@ class Cluster:
         job = self._api.merge_patch(f"suspend {run}", self._path("PyTorchJob", run), body, MANAGER)
         if LABEL_QUEUE in (job["metadata"].get("labels") or {}):
             self._deactivate_workloads(run, str(job["metadata"]["uid"]))
+
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None. NotFound if there is no such job."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        self._api.merge_patch(f"annotate {run}", self._path("PyTorchJob", run), body, MANAGER)
 
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Delete the job and wait until it and its pods are gone. NotFound, or TimedOut after `timeout` seconds.

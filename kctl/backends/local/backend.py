@@ -135,6 +135,14 @@ class Local:
             job["spec"].setdefault("runPolicy", {})["suspend"] = True
             job["metadata"].setdefault("annotations", {}).update(annotations)
 
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None."""
+        with on_disk(self.root), editing(self._run(run)) as job:
+            if job is None:
+                raise NotFound(f"no run {run} locally; see kctl list --local")
+            there = {**job["metadata"].get("annotations", {}), **annotations}
+            job["metadata"]["annotations"] = {key: value for key, value in there.items() if value is not None}
+
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Stop the pods with their grace, wait, and remove the run's folder (its volumes stay)."""
         place, start = self._run(run), time.monotonic()
