@@ -12,7 +12,7 @@ from kctl import console
 from kctl.backends.protocol import Backend, RunFiles
 from kctl.backends.run_view import tags_of
 from kctl.backends.times import timestamp
-from kctl.errors import NotFound, UsageError
+from kctl.errors import Damaged, NotFound, UsageError
 from kctl.manifest.differences import differences
 from kctl.run.find import backend_of, located, several
 from kctl.run.folder import AdapterView, folder_of, read_adapter, read_train
@@ -75,7 +75,7 @@ def list_adapters(
     elif views:
         console.table(("RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256", "TAGS"), [_row(view) for view in views])
     if len(views) < len(jobs) and output is Output.TABLE:
-        console.say(f"{len(jobs) - len(views)} of {len(jobs)} runs have no adapter yet")
+        console.say(f"no adapter yet: {len(jobs) - len(views)} of {len(jobs)} runs")
 
 
 @adapters.command()
@@ -179,8 +179,16 @@ def _tagged(backend: Backend, name: str) -> list[str]:
 def _read(folders: Mapping[str, RunFiles]) -> list[AdapterView]:
     """The adapters of the runs that have one; eight at a time, since each is a few small files from far away."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        found = pool.map(lambda run: read_adapter(folders[run], run), folders)
+        found = pool.map(_read_one, folders, folders.values())
         return [view for view in found if view is not None]
+
+
+def _read_one(run: str, files: RunFiles) -> AdapterView | None:
+    try:
+        return read_adapter(files, run)
+    except Damaged as error:  # of one run: the others are shown all the same
+        console.warn(str(error))
+        return None
 
 
 def _row(view: AdapterView) -> tuple[str, ...]:

@@ -82,7 +82,8 @@ def render(
             path = folder.write_run(to, rendered[entry.run])
             console.data(f"{'added' if entry.state is folder.State.NEW else 'updated'} {path}")
         elif entry.state in (folder.State.OLDER, folder.State.EDITED):
-            console.warn(f"{_about(entry)}; left as it is, --update {entry.run} rewrites it")
+            remedy = f"--update {entry.run} rewrites it" if entry.run in rendered else "take it from Git again"
+            console.warn(f"{_about(entry)}; left as it is, {remedy}")
     folder.write_listing(to)
     added = sum(entry.state is folder.State.NEW for entry in entries)
     console.say(f"{to}: {len(entries)} {'run' if len(entries) == 1 else 'runs'}, {added} of them new")
@@ -166,7 +167,7 @@ def _check(to: Path, entries: "list[Entry]", allow_older: bool) -> None:
     if stale:
         console.data(f"stale {to / folder.LISTING}: does not list the files beside it")
     if wrong or stale:
-        console.say("see to it: kctl gitops render writes what is new or stale, --update RUN rewrites a file")
+        console.say("kctl gitops render writes what is new or stale; --update RUN rewrites a file, or take it from Git")
         raise typer.Exit(1)
 
 

@@ -106,7 +106,7 @@ def test_list_and_show(runs: Runs) -> None:
     assert rows[0] == ["RUN", "BASE", "RANK", "DATA", "LOSS", "SIZE", "SHA256", "TAGS"]
     assert rows[1] == [one.root.name, "tiny", "8", "d" * 12, "2.1250", "2.9", "KiB", digest[:12], "-"]
     assert rows[2][:7] == [two.root.name, "tiny", "16", "-", "9.0000", "5", "B"], "an older manifest has no loss"
-    assert len(rows) == 3 and "1 of 3 runs have no adapter yet" in runs.err
+    assert len(rows) == 3 and "no adapter yet: 1 of 3 runs" in runs.err
     assert runs.kctl(0, "adapters", "list", "-o", "name").split() == [one.root.name, two.root.name]
     (listed, _) = json.loads(runs.kctl(0, "adapters", "list", "-o", "json"))
     assert (listed["sha256"], listed["loss"], listed["data_digest"], listed["size"]) == (digest, 2.125, "d" * 64, 3000)
@@ -117,7 +117,7 @@ def test_list_and_show(runs: Runs) -> None:
     runs.kctl(4, "adapters", "show", "none")
     assert "has no adapter yet" in runs.err
     (one.adapter / "MANIFEST.json").write_text("[]")
-    runs.kctl(1, "adapters", "list")
+    assert runs.kctl(0, "adapters", "list", "-o", "name") == f"{two.root.name}\n"
     assert f"{one.root.name}: adapter/MANIFEST.json: no manifest of an adapter" in runs.err
 
 

@@ -141,6 +141,9 @@ def test_what_a_person_changed_is_seen_and_left(repository: Repository) -> None:
         code, out, _ = repository.render("--check", "--allow-older")
         assert (code, out) == (1, [f"edited deploy/{one}.yaml: is not what kctl wrote: somebody changed it"])
         assert "left as it is" in repository.render()[2] and path.read_bytes() == edited
+    (repository.root / "configs" / "one.yaml").rename(repository.root / "one.yaml")
+    assert "left as it is, take it from Git again" in repository.render()[2]
+    (repository.root / "one.yaml").rename(repository.root / "configs" / "one.yaml")
     assert repository.render("--update", one)[1] == [f"updated {Path('deploy') / path.name}"]
     path.write_bytes(b"# a comment is no change\n" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert repository.render("--check")[0] == 0
