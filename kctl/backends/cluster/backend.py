@@ -187,7 +187,7 @@ class Cluster:
         """The folders of several runs, by run; one reader pod a volume, made from one of its jobs."""
         from kctl.backends.cluster.files import folders_of
 
-        pods = _items(self._api.get("list pods", self._path("Pod"), {"labelSelector": LABEL_RUN}), "Pod")
+        pods = _items(self._api.get("list pods", self._path("Pod"), {"labelSelector": LABEL_JOB_NAME}), "Pod")
         return folders_of(self._api, self._path("Pod"), jobs, pods)
 
     def work(self, run: str, work: Work) -> Iterator[str]:

@@ -17,7 +17,7 @@ from kctl.backends.cluster.volume_pod import by_volume, catalog_pod, reader_pod,
 from kctl.backends.protocol import RunFiles
 from kctl.errors import NotFound, Unreachable
 from kctl.manifest import Manifest
-from trainer.schema.contract import LABEL_RUN, READER_PORT
+from trainer.schema.contract import LABEL_JOB_NAME, READER_PORT
 
 CHUNK = 2**20
 LISTEN_SECONDS = 15.0
@@ -37,17 +37,28 @@ def reader_files(api: Api, pods_path: str, job: Manifest, pods: list[Manifest]) 
 def folders_of(
     api: Api, pods_path: str, jobs: Sequence[Manifest], pods: Sequence[Manifest]
 ) -> Iterator[Mapping[str, RunFiles]]:
-    """The folders of many jobs, by run: one reader pod a volume, made from a job that has pods where one has."""
-    at_work = {(one["metadata"].get("labels") or {}).get(LABEL_RUN) for one in pods if one["spec"].get("nodeName")}
+    """The folders of many jobs, by run: one reader pod a volume.
+
+    It is made from a job that is at work, where one is: a ReadWriteOnce volume is attached to that one's node.
+    """
     found: dict[str, RunFiles] = {}
     for group in by_volume(jobs):
-        job = max(group, key=lambda one: one["metadata"]["name"] in at_work)
-        run = str(job["metadata"]["name"])
-        own = [one for one in pods if (one["metadata"].get("labels") or {}).get(LABEL_RUN) == run]
+        owns = [[pod for pod in pods if pod["metadata"]["labels"].get(LABEL_JOB_NAME) == _name(job)] for job in group]
+        job, own = max(zip(group, owns, strict=True), key=lambda pair: _at_work(pair[1]))
         path = started(api, pods_path, catalog_pod(job, own))
         ClusterFiles(api, path).wait()
-        found |= {name: ClusterFiles(api, path, f"{name}/") for name in (one["metadata"]["name"] for one in group)}
+        found |= {_name(one): ClusterFiles(api, path, f"{_name(one)}/") for one in group}
     yield found
+
+
+def _at_work(pods: list[Manifest]) -> int:
+    """2 with a pod that runs, 1 with one that was placed on a node, else 0."""
+    placed = [pod for pod in pods if pod["spec"].get("nodeName")]
+    return 2 if any(pod["status"].get("phase") == "Running" for pod in placed) else int(bool(placed))
+
+
+def _name(job: Manifest) -> str:
+    return str(job["metadata"]["name"])
 
 
 class ClusterFiles:
