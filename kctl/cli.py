@@ -25,6 +25,7 @@ VERBS = (
     "submit",
     "status",
     "list",
+    "diff",
     "logs",
     "wait",
     "cancel",
@@ -37,7 +38,6 @@ VERBS = (
     "compare",
     "delete",
     "prune",
-    "diff",
     "gitops",
 )
 

@@ -9,7 +9,7 @@ import typer
 from kctl import console
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument
-from kctl.run.report import pull_report
+from kctl.run.report import harmless, pull_report
 
 
 def report(
@@ -31,7 +31,13 @@ def report(
         pull_report(files, page)
     console.data(str(page))
     if to is None and sys.stdout.isatty():
-        import webbrowser
+        _open(page)
 
-        if not webbrowser.open(page.resolve().as_uri()):
-            console.say("no browser was found here: open the file by hand")
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not harmless(page):
+        console.warn("not opened: it does not begin as a run's report does, and a browser would run what is in it")
+    elif not webbrowser.open(page.resolve().as_uri()):
+        console.say("no browser was found here: open the file by hand")

@@ -13,7 +13,7 @@ import yaml
 
 from kctl.cli import run
 from tests.cli.profiles import DIGEST
-from trainer.schema.contract import RunFolder
+from trainer.schema.contract import REPORT_HEAD, RunFolder
 
 PROFILE = {
     "image": DIGEST,
@@ -201,16 +201,19 @@ def test_report(runs: Runs) -> None:
 
 def test_report_opens_a_browser_at_a_terminal(runs: Runs) -> None:
     folder = runs.made("one", 8)
-    folder.page.write_text("<p>told")
     browser, opened = runs.root / "browser", runs.root / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
     browser.chmod(0o755)
     shown, terminal = os.openpty()
-    for flags in ([], ["--to", "saved"]):
+    said = []
+    for text, flags in ((REPORT_HEAD, []), (REPORT_HEAD, ["--to", "saved"]), ("<script>" + REPORT_HEAD, [])):
+        folder.page.write_text(text)
         words = [sys.executable, "-m", "kctl", "report", "one", "--local", *flags]
-        done = subprocess.run(words, env={**os.environ, "BROWSER": str(browser)}, stdout=terminal, check=False)
-        assert done.returncode == 0
+        environment = {**os.environ, "BROWSER": str(browser)}
+        done = subprocess.run(words, env=environment, stdout=terminal, stderr=subprocess.PIPE, text=True, check=True)
+        said.append(done.stderr)
     os.close(terminal)
     os.close(shown)
     page = runs.root / "adapters" / f"{folder.root.name}.html"
     assert opened.read_text().splitlines() == [page.resolve().as_uri()]
+    assert ["not opened: it does not begin as a run's report does" in each for each in said] == [False, False, True]

@@ -226,3 +226,11 @@ class RunFolder:
 
 MANIFEST = "MANIFEST.json"
 """In every adapter folder: {"files": {name: {"size": bytes, "sha256": hex}}}."""
+
+REPORT_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+"""
+"""How a report begins: whatever stands after the policy, a browser runs no script of it and fetches nothing."""
