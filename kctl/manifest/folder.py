@@ -73,7 +73,7 @@ def _entry(path: Path, wanted: Rendered | None) -> Entry:
 
 
 def _written_by_kctl(path: Path) -> list[Manifest] | None:
-    """The file's objects where they are as kctl rendered them: what it computed over them stands in the last one."""
+    """The objects of the file where they are as kctl rendered them, by the digest that the last one carries."""
     try:
         parts = re.split(r"(?m)^---[ \t\r]*$", _read(path).decode("utf-8-sig"))
         manifests = [value for part in parts if (value := parse_yaml(part, str(path))) is not None]
