@@ -45,6 +45,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/build && cp /opt/venv/pip.conf /opt/build/ && /opt/build/bin/pip install hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
+COPY k8s k8s
 COPY kctl kctl
 COPY trainer trainer
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheel . \

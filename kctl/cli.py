@@ -1,8 +1,9 @@
 """The Typer app and the one error boundary: run(argv) -> exit code.
 
-Every verb is a module of kctl.commands with a function of the same name (of list: list_runs); this file only lists
-them, and imports the one that is asked for: most of what a short command takes is imports. So a shell that asks what
-may follow (kctl.complete) is answered before even typer is loaded. Exit codes: kctl.errors.
+Every verb is a module of kctl.commands with a function of the same name (of list: list_runs), or a Typer app where it
+has verbs of its own; this file only lists them, and imports the one that is asked for: most of what a short command
+takes is imports. So a shell that asks what may follow (kctl.complete) is answered before even typer is loaded. Exit
+codes: kctl.errors.
 """
 
 import gc
@@ -28,6 +29,7 @@ VERBS = (
     "status",
     "top",
     "list",
+    "diff",
     "logs",
     "wait",
     "cancel",
@@ -35,8 +37,12 @@ VERBS = (
     "merge",
     "generate",
     "export",
+    "adapters",
+    "report",
+    "compare",
     "delete",
     "prune",
+    "gitops",
     "completion",
 )
 
@@ -65,7 +71,11 @@ def app(verbs: Sequence[str] = VERBS) -> "typer.Typer":
     )
     for verb in verbs:
         module = import_module(f"kctl.commands.{verb}")
-        made.command(verb)(getattr(module, "list_runs" if verb == "list" else verb))  # list would hide the builtin
+        found = getattr(module, "list_runs" if verb == "list" else verb)  # list would hide the builtin
+        if isinstance(found, typer.Typer):
+            made.add_typer(found, name=verb)
+        else:
+            made.command(verb)(found)
     return made
 
 

@@ -34,12 +34,17 @@ Verb = Callable[..., None]
 
 def verbs(group: typer.Typer, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Verb]]:
     """(words, function) of every verb, those of a group after those beside it."""
+    for name, part in _parts(group):
+        yield from verbs(part, (*names, name)) if isinstance(part, typer.Typer) else [((*names, name), part)]
+
+
+def _parts(group: typer.Typer) -> Iterator[tuple[str, Verb | typer.Typer]]:
     for command in group.registered_commands:
         assert command.callback is not None
-        yield (*names, command.name or command.callback.__name__), command.callback
+        yield command.name or command.callback.__name__, command.callback
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
-        yield from verbs(inner.typer_instance, (*names, str(inner.name or inner.typer_instance.info.name)))
+        yield str(inner.name), inner.typer_instance
 
 
 def told(verb: Verb) -> tuple[str, list[str]]:
@@ -55,13 +60,17 @@ def commands_page() -> str:
 
 def words() -> str:
     """words.json."""
-    tree: dict[str, Any] = {"help": "", "verbs": {}, "options": []}
-    for names, verb in verbs(app()):
-        group = tree
-        for name in names[:-1]:
-            group = group["verbs"].setdefault(name, {"help": "", "verbs": {}, "options": []})
-        group["verbs"][names[-1]] = {"help": told(verb)[0].partition("\n\n")[0], **parameters(verb)}
-    return json.dumps(tree, indent=1) + "\n"
+    return json.dumps(_tree(app(), ""), indent=1) + "\n"
+
+
+def _tree(group: typer.Typer, said: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"help": said, "verbs": {}, "options": []}
+    for name, part in _parts(group):
+        if isinstance(part, typer.Typer):
+            found["verbs"][name] = _tree(part, str(part.info.help))
+        else:
+            found["verbs"][name] = {"help": told(part)[0].partition("\n\n")[0], **parameters(part)}
+    return found
 
 
 def parameters(verb: Verb) -> dict[str, list[dict[str, Any]]]:

@@ -58,8 +58,9 @@ def save_adapter(
     """Write `folder`, replacing what was there: weights, config, README.md, MANIFEST.json.
 
     `state`: an adapter's items by PEFT's keys, or a whole model's by its own names, which are read as they are written.
-    `details`: step, steps, trained, total, before and after (losses by name). `base`: the base model's folder.
-    `guard` is asked right before the rename.
+    `details`: step, steps, trained, total, before and after (losses by name); where they are known, losses (those of
+    this very adapter) and data (the digest of its items). `base`: the base model's folder. `guard` is asked right
+    before the rename.
     """
     temp = temporary(folder)
     try:
@@ -72,6 +73,7 @@ def save_adapter(
     patterns = isinstance(model, PeftModel) and bool(model.peft_config["default"].rank_pattern)
     write_text(temp / "README.md", model_card(train, run, {**details, "patterns": patterns}))
     manifest = {"files": listing(temp), "run": run, "step": details["step"], "base": base_digest(base)}
+    manifest |= {name: details[name] for name in ("losses", "data") if details.get(name)}  # kctl shows them
     if train.lora is not None:
         manifest["lora_dropout"] = train.lora.dropout
     write_json(temp / MANIFEST, manifest)

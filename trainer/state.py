@@ -18,6 +18,7 @@ from trainer.distributed import gathered
 from trainer.errors import CheckpointDamaged, CheckpointError, Diverged, OwnershipLost, RunsFolderError, TrainerError
 from trainer.lora_state import load_slices
 from trainer.metrics import say
+from trainer.pod.outcome import finite
 from trainer.pod.ownership import still_owner
 from trainer.run import Run
 from trainer.schedule import steps_per_epoch
@@ -249,7 +250,8 @@ def _publish_adapter(run: Run, progress: Progress, folder: Path) -> None:
 
 def _save_adapter(run: Run, progress: Progress, folder: Path, state: Iterable[tuple[str, Tensor]]) -> None:
     details = {**run.details, "step": progress.step, "steps": run.steps}
-    details |= {"before": progress.before, "after": progress.best}
+    details |= {"before": progress.before, "after": progress.best, "data": run.origin.data}
+    details["losses"] = finite(progress.best) if progress.step == progress.best_step else {}
     numbers = _numbers(state, progress.step)
     adapters.save_adapter(
         run.model, numbers, folder, run.train, run.file.run, details, run.base, lambda: assert_owner(run)

@@ -3,7 +3,7 @@
 Objects travel as plain dicts in the shape of the Kubernetes API, so that kctl.backends.run_view reads both alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,6 +77,10 @@ class Backend(LogSource, Protocol):
         """The PyTorchJob with its status, or None."""
         ...
 
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap that the job's pods mount, or None where it is gone."""
+        ...
+
     def list_jobs(self) -> list[Manifest]:
         """Every PyTorchJob that kctl made, oldest first."""
         ...
@@ -91,6 +95,10 @@ class Backend(LogSource, Protocol):
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
+        ...
+
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None. NotFound if there is no such job."""
         ...
 
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
@@ -114,6 +122,13 @@ class Backend(LogSource, Protocol):
 
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume, readable also when its pods are gone."""
+        ...
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run, as `files` has one; those on the same volume have one reader.
+
+        A job that mounts no runs volume has none.
+        """
         ...
 
     def work(self, run: str, work: Work) -> Iterator[str]:

@@ -10,6 +10,7 @@ from trainer.schema.contract import (
     CONTAINER,
     LABEL_CONFIG,
     LABEL_REPLICA_INDEX,
+    TAG_PREFIX,
     Phase,
 )
 from trainer.schema.messages import Message, parse_message
@@ -138,6 +139,12 @@ def run_view(job: Manifest, pods: Sequence[Manifest]) -> RunView:
         deleting="deletionTimestamp" in metadata,
         pods=views,
     )
+
+
+def tags_of(job: Manifest) -> list[str]:
+    """The run's tags, sorted."""
+    notes = job["metadata"].get("annotations") or {}
+    return sorted(key.removeprefix(TAG_PREFIX) for key in notes if key.startswith(TAG_PREFIX))
 
 
 def condition(job: Manifest, kind: str) -> Manifest | None:

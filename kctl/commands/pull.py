@@ -23,9 +23,6 @@ def pull(
     last: Annotated[
         bool, typer.Option("--last", help="The newest adapter instead of the best, to DIR/RUN-last.")
     ] = False,
-    report: Annotated[
-        bool, typer.Option("--report", help="The report alone, to DIR/RUN.html; a run that failed has one too.")
-    ] = False,
     merged: Annotated[
         bool, typer.Option("--merged", help="The model that kctl merge made, to DIR/RUN-merged.")
     ] = False,
@@ -41,15 +38,10 @@ def pull(
     \b
     Examples:
       kctl pull lora_di3
-      kctl pull lora-di3-1e61e6eb --report --to reports
+      kctl pull @production --to adapters/production
     """
     backend, name = located(run, local, namespace, context)
     page = to / f"{name}.html"
-    if report:
-        with backend.files(name) as files:
-            pull_report(files, page)
-        console.data(str(page))
-        return
     folder = RunFolder(Path())
     if merged and exported:
         raise UsageError("--merged --exported: name one of them, and pull again for the other")

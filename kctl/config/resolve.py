@@ -48,6 +48,20 @@ def find_config(argument: str) -> Path:
         raise
 
 
+def configs_in(argument: str) -> list[str]:
+    """The configs that `argument` means: the YAML files of a folder, by name, or what it names itself.
+
+    NotFound where the folder has none.
+    """
+    folder = Path(argument)
+    if not folder.is_dir():
+        return [argument]
+    found = sorted(str(path) for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+    if not found:
+        raise NotFound(f"{argument}: no config in this folder; a config is a file NAME.yaml in it")
+    return found
+
+
 def find_profile(name: str, config: Path | None) -> Path:
     """The cluster profile `name`: clusters/ beside the config first, then where configs are looked up.
 

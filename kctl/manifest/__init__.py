@@ -14,3 +14,12 @@ def the_job(manifests: list[Manifest]) -> Manifest:
     if len(jobs) != 1:
         raise KctlError(f"rendered {len(jobs)} PyTorchJobs instead of one: this is a bug in kctl, please report it")
     return jobs[0]
+
+
+def config_map_of(job: Manifest) -> str | None:
+    """Name of the ConfigMap that the job's pods mount; None where they mount none."""
+    for replica in ((job.get("spec") or {}).get("pytorchReplicaSpecs") or {}).values():
+        for volume in ((replica.get("template") or {}).get("spec") or {}).get("volumes") or []:
+            if name := (volume.get("configMap") or {}).get("name"):
+                return str(name)
+    return None

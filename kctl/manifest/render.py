@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+_DIGEST = contract.ANNOTATION_MANIFEST
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,17 @@ def render(config: RunConfig, profile: ClusterProfile, namespace: str | None) ->
             f"set queue in profile {config.cluster.profile}"
         )
     warnings += _too_large(config, profile)
-    digest = hashlib.sha256(canonical(manifests).encode()).hexdigest()
-    metadata = job["metadata"]
-    job["metadata"] = {**metadata, "annotations": {contract.ANNOTATION_MANIFEST: digest}}
+    job["metadata"] = {**job["metadata"], "annotations": {_DIGEST: digest_of(manifests)}}
     return Rendered(values.run, manifests, warnings)
+
+
+def digest_of(manifests: list[Manifest]) -> str:
+    """sha256 over all that was rendered, without the annotation that holds it."""
+    *others, job = manifests
+    metadata = {key: value for key, value in job["metadata"].items() if key != "annotations"}
+    notes = {key: value for key, value in (job["metadata"].get("annotations") or {}).items() if key != _DIGEST}
+    bare = {**job, "metadata": {**metadata, **({"annotations": notes} if notes else {})}}
+    return hashlib.sha256(canonical([*others, bare]).encode()).hexdigest()
 
 
 def _too_large(config: RunConfig, profile: ClusterProfile) -> list[str]:

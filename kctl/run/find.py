@@ -1,7 +1,7 @@
 """From what a person types as RUN to a run, and waiting until a run has settled.
 
-RUN is a name, `@latest`, a config's name (the run that its content names, else the newest of that name), or a
-unique prefix; in this order.
+RUN is a name, `@latest`, `@` and a tag, a config's name (the run that its content names, else the newest of that
+name), or a unique prefix; in this order.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from kctl import console
 from kctl.backends import open_backend
 from kctl.backends.protocol import Backend
-from kctl.backends.run_view import RunView, run_view
+from kctl.backends.run_view import RunView, run_view, tags_of
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, TimedOut, Unreachable, UsageError
 from kctl.manifest import Manifest
@@ -31,10 +31,11 @@ _TURN = 0.2
 
 @dataclass(frozen=True)
 class Known:
-    """A run that exists, and the name of the config it came from."""
+    """A run that exists, the name of the config it came from, and its tags."""
 
     run: str
     config: str
+    tags: Sequence[str] = ()
 
 
 def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
@@ -46,7 +47,7 @@ def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
         names.remember_one(backend.where, text)
         return text, ""
     known = [
-        Known(job["metadata"]["name"], (job["metadata"].get("labels") or {}).get(LABEL_CONFIG, ""))
+        Known(job["metadata"]["name"], (job["metadata"].get("labels") or {}).get(LABEL_CONFIG, ""), tags_of(job))
         for job in listed(backend)
     ]
     return choose(text, known, run_of_config(text), " --local" if local else "")
@@ -66,6 +67,28 @@ def located(text: str, local: bool, namespace: str | None, context: str | None) 
     if note:
         console.say(note)
     return backend, run
+
+
+def several(
+    texts: Sequence[str], local: bool, namespace: str | None, context: str | None
+) -> tuple[Backend, list[Manifest]]:
+    """(backend, jobs) of several RUNs of one place, in the order given; on stderr as `located`.
+
+    UsageError where two of them are the same run.
+    """
+    backend = backend_of(texts[0], local, namespace, context)
+    jobs: list[Manifest] = []
+    for text in texts:
+        run, note = find_run(backend, text, local)
+        if note:
+            console.say(note)
+        job = backend.get_job(run)
+        if job is None:
+            raise NotFound(f"run {run} is gone: somebody deleted it; see kctl list")
+        if run in (one["metadata"]["name"] for one in jobs):
+            raise UsageError(f"{text!r} is run {run}, which was named before: name another one")
+        jobs.append(job)
+    return backend, jobs
 
 
 def backend_of(text: str, local: bool, namespace: str | None, context: str | None) -> Backend:
@@ -91,6 +114,12 @@ def choose(text: str, known: Sequence[Known], content: str | None, flag: str = "
         if not known:
             raise NotFound(f"no runs yet; start one with kctl submit CONFIG{flag}")
         return there[-1], f"{text} is {there[-1]}"
+    if text.startswith("@"):
+        tagged = [one.run for one in known if text[1:] in one.tags]
+        if not tagged:
+            tags = ", ".join(sorted({f"@{tag}" for one in known for tag in one.tags})[:10]) or "none"
+            raise NotFound(f"no run has the tag {text[1:]!r}; there are: {tags}; set one: kctl adapters tag RUN TAG")
+        return tagged[-1], f"{text} is {tagged[-1]}"
     if content in there:
         return str(content), f"config {text} is run {content}"
     of_config = [one.run for one in known if one.config and one.config == text.replace("_", "-").lower()]

@@ -35,8 +35,13 @@ def kept_logs(files: RunFiles) -> dict[str, tuple[int, int]]:
 
 def kept_lines(files: RunFiles, name: str) -> Iterator[str]:
     """The lines of one of them, without newlines."""
+    return lines_of(files, f"logs/{name}")
+
+
+def lines_of(files: RunFiles, path: str) -> Iterator[str]:
+    """The lines of a file of the run, without newlines."""
     rest = b""
-    for chunk in files.read(f"logs/{name}"):
+    for chunk in files.read(path):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.decode(errors="replace") for line in lines)
     if rest:

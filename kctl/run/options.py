@@ -35,7 +35,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one field; may be repeated.")
 ]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's name, a unique prefix of it, a config's name, or @latest.")
+    str, typer.Argument(metavar="RUN", help="A run's name, a unique prefix of it, a config's name, @latest, or @TAG.")
 ]
 LocalOption = Annotated[bool, typer.Option("--local", help="Runs on this machine instead of a cluster.")]
 NamespaceOption = Annotated[

@@ -104,8 +104,19 @@ def step_text(view: RunView) -> str:
 
 
 def loss_text(view: RunView) -> str:
+    """Its newest loss."""
+    return loss_of(view.loss)
+
+
+def loss_of(loss: float | None) -> str:
     """Four digits after the point, or `-`."""
-    return f"{view.loss:.4f}" if view.loss is not None else "-"
+    return f"{loss:.4f}" if loss is not None else "-"
+
+
+def size_of(count: int) -> str:
+    """Bytes in the largest unit of which there is one."""
+    units = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    return next((f"{count / size:.1f} {unit}" for size, unit in units if count >= size), f"{count} B")
 
 
 def span(seconds: float) -> str:

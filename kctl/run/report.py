@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kctl.backends.protocol import RunFiles
 from kctl.errors import Damaged, KctlError, NotFound
-from trainer.schema.contract import RunFolder
+from trainer.schema.contract import REPORT_HEAD, RunFolder
 
 SOURCE = RunFolder(Path()).page.name
 _LIMIT = 64 << 20
@@ -34,3 +34,10 @@ def pull_report(files: RunFiles, target: Path) -> None:
         raise KctlError(f"{target}: {error.strerror or error}; mend it and pull again") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def harmless(page: Path) -> bool:
+    """True where a browser executes nothing of the page: it begins with the policy that forbids it."""
+    with page.open("rb") as file:
+        head = REPORT_HEAD.encode()
+        return file.read(len(head)) == head

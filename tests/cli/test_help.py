@@ -53,6 +53,7 @@ def test_help_shows_the_examples_line_by_line() -> None:
 def test_examples_that_need_no_cluster_run(tmp_path: Path) -> None:
     offline = [line for line in EXAMPLES if its_words(line)[0] in ("validate", "render", "schema", "completion")]
     offline += [line for line in EXAMPLES if its_words(line)[0] == "init" and len(its_words(line)) > 1]
+    offline += [line for line in EXAMPLES if its_words(line)[:2] == ["gitops", "health"]]
     assert len(offline) >= 8
     for line in offline:
         done = subprocess.run(

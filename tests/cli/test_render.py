@@ -81,20 +81,6 @@ def test_output_formats(capfdbinary: Any) -> None:
     assert names[1].startswith("pytorchjob.kubeflow.org/lora-di3-") and names[0].startswith("configmap/lora-di3-")
 
 
-def test_a_file_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["render", "lora_di3", "--to", str(tmp_path / "runs")]
-    assert run(arguments) == run(arguments) == 0
-    (path,) = (tmp_path / "runs").iterdir()
-    assert capsys.readouterr().out == f"{path}\n{path}\n"
-    before = path.read_bytes()
-    assert run([*arguments, "-n", "elsewhere"]) == 1
-    assert "a run's file is written once: remove it first" in capsys.readouterr().err
-    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
-    (tmp_path / "file").write_text("")
-    assert run(["render", "lora_di3", "--to", str(tmp_path / "file")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
-
-
 def test_one_node_is_a_master_and_several_are_workers_alone() -> None:
     one = render(config(), profile(), None).manifests
     assert list(one[1]["spec"]["pytorchReplicaSpecs"]) == ["Master"]

@@ -84,10 +84,11 @@ class Machinery:
 
 @contextmanager
 def runs_volume(folder: Path) -> Iterator[int]:
-    """A run's folder with an adapter, behind a real trainer.reader; its port on this machine."""
+    """A run's folder with an adapter and a report, behind a real trainer.reader; its port on this machine."""
     weights = b"adapter" * 1000
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights.bin").write_bytes(weights)
+    (folder / "report.html").write_text("<p>")
     (folder / "generated").mkdir()
     (folder / "generated" / "answers.json").write_text("[]")
     entry = {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}

@@ -89,6 +89,11 @@ def test_argo_cd_health(shell: Shell, evaluators: Path, tmp_path: Path) -> None:
     assert [one["status"] for one in verdicts] == _expected(UNTIL_THE_END)
 
 
+def test_kctl_prints_what_kustomize_makes(shell: Shell) -> None:
+    printed = shell.kctl("gitops", "health", "argocd")
+    assert yaml.safe_load(printed.stdout) == yaml.safe_load(shell.kubectl("kustomize", str(K8S / "argocd")))
+
+
 def test_argo_cd_sees_no_drift_in_what_a_queue_changes(shell: Shell, evaluators: Path, tmp_path: Path) -> None:
     git = list(yaml.safe_load_all(GOLDEN.read_text()))[-1]
     queued, changed = copy.deepcopy(git), copy.deepcopy(git)

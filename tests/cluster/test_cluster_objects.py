@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kctl.backends.cluster.backend import Cluster
+from kctl.backends.run_view import tags_of
 from kctl.errors import AlreadyExists, KctlError, NotFound, Refused, TimedOut, UsageError
 from tests.cluster.conftest import GIVEN, Measured
 from tests.cluster.jobs import config_map, job, pod
@@ -89,11 +90,16 @@ def test_suspend_survives_an_apply_of_the_same_manifest(cluster: Cluster, shell:
     manifest = json.dumps(job("kept-11111111"))
     shell.kubectl("apply", "-f", "-", stdin=manifest)
     cluster.suspend("kept-11111111", {"kctl.dev/cancelled": "yes"})
+    cluster.annotate("kept-11111111", {"tag.kctl.dev/good": "now", "tag.kctl.dev/bad": "now"})
+    cluster.annotate("kept-11111111", {"tag.kctl.dev/bad": None})
     shell.kubectl("apply", "-f", "-", stdin=manifest)
     shell.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifest)
     live = cluster.get_job("kept-11111111")
     assert live is not None and live["spec"]["runPolicy"]["suspend"] is True
     assert live["metadata"]["annotations"]["kctl.dev/cancelled"] == "yes"
+    assert tags_of(live) == ["good"]
+    with pytest.raises(NotFound, match="nobody-00000000"):
+        cluster.annotate("nobody-00000000", {"tag.kctl.dev/good": "now"})
 
 
 def test_delete_waits_for_the_job_and_its_pods(cluster: Cluster, shell: Shell) -> None:

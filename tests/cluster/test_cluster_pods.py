@@ -51,7 +51,7 @@ class Node:
         about = {"name": container, "state": state, "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
         self._patch("pod", name, {"status": {"phase": phase, "containerStatuses": [about]}})
 
-    def take(self, name: str) -> None:
+    def take(self, name: str, container: str = "reader") -> None:
         """The scheduler's and the kubelet's part for a pod that kctl creates: bind it here and run it."""
         binding = {
             "apiVersion": "v1",
@@ -65,7 +65,7 @@ class Node:
                 break
             time.sleep(0.1)
         self.shell.kubectl("create", "--raw", f"{path}/binding", "-f", "-", stdin=json.dumps(binding))
-        self.set_state(name, "Running", "reader")
+        self.set_state(name, "Running", container)
 
     def _patch(self, kind: str, name: str, body: object) -> None:
         self.shell.kubectl("patch", kind, name, "--subresource=status", "--type=strategic", "-p", json.dumps(body))
@@ -223,6 +223,26 @@ def test_a_reader_that_has_ended_is_replaced(cluster: Cluster, node: Node, shell
             assert files.names("") == ["empty"]
         taking.join()
         node.set_state(name, "Succeeded", "reader")
+
+
+def test_folders_of_many_runs_through_one_reader(cluster: Cluster, node: Node, runs: Path) -> None:
+    jobs = [_rendered("many-11111111"), _rendered("many-22222222"), job("bare-11111111")]
+    cluster.create(jobs[:1])
+    cluster.create(jobs[1:2])
+    for name in ("many-11111111", "many-22222222"):
+        (runs / name).mkdir()
+        (runs / name / "config.json").write_text(name)
+    there = [found for name in ("many-11111111", "many-22222222") if (found := cluster.get_job(name))]
+    taking = threading.Thread(target=node.take, args=("many-11111111-catalog", "catalog"))
+    taking.start()
+    with cluster.folders([*there, jobs[2]]) as folders:
+        assert {name: b"".join(files.read("config.json")).decode() for name, files in folders.items()} == {
+            name: name for name in ("many-11111111", "many-22222222")
+        }
+        assert folders["many-22222222"].names("") == ["config.json"]
+        with pytest.raises(NotFound, match=r"absent\.json is not on the runs volume"):
+            next(folders["many-11111111"].read("absent.json"))
+    taking.join()
 
 
 def test_files_of_a_job_that_is_gone(cluster: Cluster) -> None:

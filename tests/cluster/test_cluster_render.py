@@ -45,16 +45,15 @@ def test_its_pods_pass_the_restricted_standard(shell: Shell, config: str, nodes:
 
 
 def test_kustomize_takes_it_as_it_is(shell: Shell, tmp_path: Path) -> None:
-    files = []
-    for config in CONFIGS:
-        done = shell.kctl("render", config, "--to", str(tmp_path))
-        assert done.returncode == 0, done.stderr
-        files.append(Path(done.stdout.strip()))
-    resources = [path.name for path in files]
-    kustomization = {"kind": "Kustomization", "namespace": shell.namespace, "resources": resources}
+    """A folder of kctl gitops, below a kustomization of a person's own."""
+    done = shell.kctl("gitops", "render", *CONFIGS, "-o", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    files = [Path(line.removeprefix("added ")) for line in done.stdout.splitlines()]
+    kustomization = {"kind": "Kustomization", "namespace": shell.namespace, "resources": ["runs"]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     built = list(yaml.safe_load_all(shell.kubectl("kustomize", str(tmp_path))))
     written = [item for path in files for item in yaml.safe_load_all(path.read_text())]
+    assert len(written) == 2 * len(CONFIGS)
     for item in written:
         item["metadata"]["namespace"] = shell.namespace
     assert sorted(built, key=_place) == sorted(written, key=_place), "only the namespace is added"

@@ -87,6 +87,7 @@ def test_the_launcher_is_the_entry(uid: int) -> None:
 def test_the_slim_image_is_kctl_alone(uid: int) -> None:
     assert "Commands:" in _slim(uid).ok("--help")
     assert "kind: PyTorchJob" in _slim(uid).ok("render", "lora_di3")
+    assert "healthCheckExprs" in _slim(uid).ok("gitops", "health")
     for absent in ("gcc", "g++", "cc", "c++", "clang", "torchrun"):
         assert _slim(uid).run("-c", f"command -v {absent}", entrypoint="/bin/sh").returncode == 127
     missing = _slim(uid).run("-c", "import torch", entrypoint="python")

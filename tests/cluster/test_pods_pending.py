@@ -106,14 +106,14 @@ def nowhere(team: Team, cluster: Cluster) -> str:
 
 def test_cancelled_while_pending_no_apply_undoes_it(team: Team, nowhere: str) -> None:
     """As GitOps controllers do it: a plain apply, and a forced one on the server's side."""
-    (path,) = team.ok("render", "nowhere", "--to", "runs").out.split()
+    team.ok("gitops", "render", "nowhere", "-o", "git")
     looked = team.ok("logs", nowhere)
     assert looked.out == "" and "didn't match" in looked.err, "nothing was printed, and this is why"
     cancelled = team.ok("cancel", nowhere)
     assert f"{nowhere} cancelled" in cancelled.out and "next: kctl submit nowhere" in cancelled.err
     assert _pods(team.shell, nowhere) == ""
     for how in ((), ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")):
-        team.shell.kubectl("apply", "-f", str(team.root / path), *how)
+        team.shell.kubectl("apply", "-k", str(team.root / "git"), *how)
         time.sleep(2)
         assert _pods(team.shell, nowhere) == "" and team.status(nowhere)["phase"] == "Cancelled"
     waited = team.kctl("wait", nowhere)

@@ -49,8 +49,9 @@ def test_two_nodes_find_each_other_and_share_the_step(team: Team) -> None:
 
 def test_a_rendered_run_applied_with_kubectl_is_like_a_submitted_one(team: Team) -> None:
     run = team.config("rendered")
-    (path,) = team.ok("render", "rendered", "--to", "runs").out.split()
-    team.shell.kubectl("apply", "-f", str(team.root / path))
+    added, path = team.ok("gitops", "render", "rendered", "-o", "git").out.split()
+    assert added == "added"
+    team.shell.kubectl("apply", "-k", str(team.root / "git"))
     waited = team.kctl("wait", "rendered")
     assert waited.code == 0, waited.err
     assert team.status("rendered")["run"] == run
@@ -61,7 +62,7 @@ def test_a_rendered_run_applied_with_kubectl_is_like_a_submitted_one(team: Team)
     # Applied again after its end, as a GitOps controller does: nothing is trained again.
     seconds = team.result(run)["seconds"]
     team.shell.kubectl("delete", "pytorchjob", run, "--timeout=60s")
-    team.shell.kubectl("apply", "-f", str(team.root / path))
+    team.shell.kubectl("apply", "-k", str(team.root / "git"))
     assert team.kctl("wait", run).code == 0
     assert "has succeeded already" in team.status(run)["sentence"] and team.result(run)["seconds"] == seconds
     assert len(json.loads(team.folder(run).attempts.read_bytes())) == 1

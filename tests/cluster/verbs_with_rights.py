@@ -93,6 +93,18 @@ def _submit(person: Person, number: str) -> Outcome:
     return done.returncode == 0 and "it is created again and resumes" in done.stderr, done.stderr
 
 
+def _submitted(admin: Shell, number: int) -> str:
+    _create(admin, *_rendered(admin, number)[1])
+    return str(number)
+
+
+def _diff(person: Person, number: str) -> Outcome:
+    """Of a run that is there, and of a config whose newest run is another."""
+    there, newer = person.kctl("diff", *_seed(int(number))), person.kctl("diff", "demo", "--set", "train.seed=6999")
+    worked = "runPolicy.managedBy" in there.stdout and "train.seed" in newer.stdout
+    return worked and there.returncode == newer.returncode == 1, there.stderr + newer.stderr
+
+
 def warning(job: dict[str, Any]) -> dict[str, Any]:
     """An event of the operator, which could not make the pods of this job."""
     about = {"kind": job["kind"], **{name: job["metadata"][name] for name in ("name", "namespace", "uid")}}
@@ -136,16 +148,41 @@ def _wait(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and "succeeded" in done.stderr and WHY in gave_up.stderr, done.stderr
 
 
-def _done_run(admin: Shell, number: int) -> str:
+def _done_run(admin: Shell, number: int, role: str = "reader") -> str:
     """With a reader pod that has ended, as it is when somebody pulled before."""
     run, objects = _rendered(admin, number)
-    reader = pod(f"{run}-reader", run) | {"metadata": {"name": f"{run}-reader"}}
+    reader = pod(f"{run}-{role}", run) | {"metadata": {"name": f"{run}-{role}"}}
     reader["spec"]["nodeSelector"] = PLAYED
     _create(admin, *objects, reader)
     admin.set_conditions(run, "Created", "Succeeded")
     ended = json.dumps({"status": {"phase": "Succeeded"}})
-    admin.kubectl("patch", "pod", f"{run}-reader", "--subresource=status", "--type=merge", "-p", ended)
+    admin.kubectl("patch", "pod", f"{run}-{role}", "--subresource=status", "--type=merge", "-p", ended)
     return run
+
+
+def _two_done_runs(admin: Shell, number: int) -> str:
+    """Of the first there is the reader of many runs, which has ended."""
+    other, objects = _rendered(admin, number + 500)
+    _create(admin, *objects)
+    return f"{_done_run(admin, number, 'catalog')} {other}"
+
+
+def _report(person: Person, run: str) -> Outcome:
+    done = person.kctl("report", run[:-1])
+    return done.returncode == 0 and (person.folder / "adapters" / f"{run}.html").is_file(), done.stderr
+
+
+def _tag(person: Person, run: str) -> Outcome:
+    done = person.kctl("adapters", "tag", run, f"tag-{run}")
+    found = person.admin.kctl("status", f"@tag-{run}", "-n", person.admin.namespace, "-o", "name")
+    return done.returncode == 0 and run in found.stdout, done.stderr
+
+
+def _beside(person: Person, runs: str, *verb: str) -> Outcome:
+    """Two runs side by side: their names stand above the columns."""
+    one, other = runs.split()
+    done = person.kctl(*verb, one[:-1], other)
+    return done.returncode == 0 and one in done.stdout and other in done.stdout, done.stderr
 
 
 def _pull(person: Person, run: str) -> Outcome:
@@ -201,9 +238,14 @@ SCENES = {
     "submit": Scene(_failed_config, _submit),
     "status": Scene(_nothing, _status),
     "list": Scene(_nothing, _list),
+    "diff": Scene(_submitted, _diff),
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
     "pull": Scene(_done_run, _pull),
+    "report": Scene(_done_run, _report),
+    "adapters": Scene(_two_done_runs, lambda person, runs: _beside(person, runs, "adapters", "diff")),
+    "adapters tag": Scene(_live_run, _tag),
+    "compare": Scene(_two_done_runs, lambda person, runs: _beside(person, runs, "compare")),
     "merge": Scene(_done_run, lambda person, run: _work(person, run, "merge")),
     "export": Scene(_done_run, lambda person, run: _work(person, run, "export")),
     "generate": Scene(_done_run, _generate),

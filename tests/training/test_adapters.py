@@ -29,6 +29,8 @@ DETAILS = {
     "total": 56789,
     "before": {"loss": 3.5, "answer_loss": 4.7},
     "after": {"loss": 2.9, "answer_loss": 4.2},
+    "losses": {"loss": 2.9},
+    "data": "0d",
 }
 
 
@@ -148,7 +150,8 @@ def test_a_mixtures_dropout_is_in_the_manifest_and_the_card(tmp_path: Path) -> N
     assert config["rank_pattern"] == {"mlp.experts.down_proj": 16, "mlp.experts.gate_up_proj": 16}
     assert config["alpha_pattern"] == {"mlp.experts.down_proj": 32, "mlp.experts.gate_up_proj": 32}
     assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
-    assert json.loads((folder / "MANIFEST.json").read_text())["lora_dropout"] == 0.05
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    assert (manifest["lora_dropout"], manifest["losses"], manifest["data"]) == (0.05, DETAILS["losses"], "0d")
     card = (folder / "README.md").read_text()
     assert "dropout 0.05 while training" in card and "they name parameters, and they apply" in card
 

@@ -153,7 +153,9 @@ def test_the_report_is_there_and_comes_home(stories: Stories) -> None:
     assert folder.picture.read_bytes().startswith(b"\x89PNG")
     assert f"report: adapters/{run}.html" in world.ok("pull", "main", "--local").err
     assert (world.root / "adapters" / f"{run}.html").read_bytes() == folder.page.read_bytes()
-    diverged = world.ok("pull", "diverging", "--local", "--report").out
+    shown = json.loads(world.ok("adapters", "show", "main", "--local", "-o", "json").out)
+    assert (shown["loss"], shown["step"]) == (result["after"]["loss"], result["best_step"]) and shown["data_digest"]
+    diverged = world.ok("report", "diverging", "--local").out
     assert diverged == f"adapters/{world.run('diverging')}.html\n"
     assert "lower train.optim.lr" in (world.root / diverged.strip()).read_text()
 

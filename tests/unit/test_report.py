@@ -16,7 +16,7 @@ from trainer.report.chart import Curve, chart, round_ticks, short
 from trainer.report.history import read_history
 from trainer.report.lines import Line, smoothed, thinned
 from trainer.report.page import lasted, page
-from trainer.schema.contract import RunFolder
+from trainer.schema.contract import REPORT_HEAD, RunFolder
 
 NOW = datetime(2026, 11, 26, 5, 0, tzinfo=UTC)
 REPORT: dict[str, Any] = {
@@ -136,6 +136,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else(tmp_path: Path, text: 
 
 def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     read = Reader(text := written(write_run(tmp_path, 30, HOSTILE[1])))
+    assert text.startswith(REPORT_HEAD), "before anything else"
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in read.attributes
     assert not {name for name, _ in read.attributes} & {"src", "href", "srcset", "data", "action"}
     assert "url(" not in text and "@import" not in text and "<script" not in text

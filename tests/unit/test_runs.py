@@ -10,7 +10,7 @@ from kctl.run.find import Known, choose, run_of_config
 KNOWN = [
     Known("demo-00000001", "demo"),
     Known("lora-di3-00000002", "lora-di3"),
-    Known("lora-di3-fast-00000003", "lora-di3-fast"),
+    Known("lora-di3-fast-00000003", "lora-di3-fast", ("good", "v1.2")),
     Known("lora-di3-00000004", "lora-di3"),
     Known("demo-00000005", "demo"),
     Known("solo-00000006", ""),
@@ -22,6 +22,7 @@ KNOWN = [
     [
         ("demo-00000001", None, "demo-00000001", ""),
         ("@latest", None, "solo-00000006", "@latest is"),
+        ("@v1.2", None, "lora-di3-fast-00000003", "@v1.2 is"),
         ("demo", None, "demo-00000005", "newest run of config"),
         ("demo", "demo-00000001", "demo-00000001", "config demo is run"),
         ("demo", "demo-99999999", "demo-00000005", "newest run of config"),
@@ -47,6 +48,10 @@ def test_none_names_the_nearest_and_the_list() -> None:
         choose("@latest", [], None)
     with pytest.raises(NotFound, match="see kctl list"):
         choose("", KNOWN, None)
+    with pytest.raises(
+        NotFound, match=r"no run has the tag 'v2'; there are: @good, @v1\.2; set one: kctl adapters tag"
+    ):
+        choose("@v2", KNOWN, None)
     with pytest.raises(NotFound, match=r"is run my-00000001, which was never submitted .*kctl submit my --local"):
         choose("my", KNOWN, "my-00000001", " --local")
 

@@ -114,6 +114,8 @@ ANNOTATION_MANIFEST = "kctl.dev/manifest-sha256"
 ANNOTATION_CANCELLED = "kctl.dev/cancelled"
 ANNOTATION_STOP = "kctl.dev/stop"
 """On a pod, with any value: as RunFolder.stop. The kubelet passes it on within a minute or so; it goes with the pod."""
+TAG_PREFIX = "tag.kctl.dev/"
+"""Of an annotation on a PyTorchJob for each of the run's tags; its value is the time of tagging."""
 LABEL_JOB_NAME = "training.kubeflow.org/job-name"
 LABEL_REPLICA_TYPE = "training.kubeflow.org/replica-type"
 LABEL_REPLICA_INDEX = "training.kubeflow.org/replica-index"
@@ -224,3 +226,11 @@ class RunFolder:
 
 MANIFEST = "MANIFEST.json"
 """In every adapter folder: {"files": {name: {"size": bytes, "sha256": hex}}}."""
+
+REPORT_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+"""
+"""How a report begins: whatever stands after the policy, a browser runs no script of it and fetches nothing."""

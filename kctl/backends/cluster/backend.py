@@ -1,12 +1,12 @@
 """The verbs on a real cluster, through the official Kubernetes client.
 
-This package alone talks to the API; the client is loaded at the first call, not at import. A job is created, suspended
-and deleted, never applied or patched otherwise: the operator gives later pods of a changed job another template.
+This package alone talks to the API; the client is loaded at the first call, not at import. A job is created, suspended,
+annotated and deleted, never applied or patched otherwise: later pods of a changed job would have another template.
 """
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.protocol import RunFiles, Work
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
-from kctl.manifest import Manifest
+from kctl.manifest import Manifest, config_map_of
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
 
 RESOURCES = {
@@ -84,6 +84,16 @@ class Cluster:
         except NotFound:
             return None
 
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap that the job's pods mount, or None where it is gone."""
+        name = config_map_of(job)
+        if name is None:
+            return None
+        try:
+            return _typed(self._api.get(f"read ConfigMap {name}", self._path("ConfigMap", name)), "ConfigMap")
+        except NotFound:
+            return None
+
     def list_jobs(self) -> list[Manifest]:
         """Every PyTorchJob that kctl made, oldest first."""
         found = self._api.get("list PyTorchJobs", self._path("PyTorchJob"), {"labelSelector": LABEL_RUN})
@@ -110,6 +120,11 @@ class Cluster:
         job = self._api.merge_patch(f"suspend {run}", self._path("PyTorchJob", run), body, MANAGER)
         if LABEL_QUEUE in (job["metadata"].get("labels") or {}):
             self._deactivate_workloads(run, str(job["metadata"]["uid"]))
+
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None. NotFound if there is no such job."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        self._api.merge_patch(f"annotate {run}", self._path("PyTorchJob", run), body, MANAGER)
 
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Delete the job and wait until it and its pods are gone. NotFound, or TimedOut after `timeout` seconds.
@@ -167,6 +182,13 @@ class Cluster:
         from kctl.backends.cluster.files import reader_files
 
         return reader_files(self._api, self._path("Pod"), self._known_job(run), self.list_pods(run))
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run; one reader pod a volume, made from one of its jobs."""
+        from kctl.backends.cluster.files import folders_of
+
+        pods = _items(self._api.get("list pods", self._path("Pod"), {"labelSelector": LABEL_JOB_NAME}), "Pod")
+        return folders_of(self._api, self._path("Pod"), jobs, pods)
 
     def work(self, run: str, work: Work) -> Iterator[str]:
         """Run a program in a pod made from the job's own template, to its end; the pod goes on without its reader."""

@@ -6,18 +6,18 @@ The reader stays for the next call and ends by itself when idle; it goes with it
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.tunnel import Tunnel
-from kctl.backends.cluster.volume_pod import reader_pod, started
+from kctl.backends.cluster.volume_pod import by_volume, catalog_pod, reader_pod, started
 from kctl.backends.protocol import RunFiles
 from kctl.errors import NotFound, Unreachable
 from kctl.manifest import Manifest
-from trainer.schema.contract import READER_PORT
+from trainer.schema.contract import LABEL_JOB_NAME, READER_PORT
 
 CHUNK = 2**20
 LISTEN_SECONDS = 15.0
@@ -33,12 +33,44 @@ def reader_files(api: Api, pods_path: str, job: Manifest, pods: list[Manifest]) 
     yield files
 
 
-class ClusterFiles:
-    """RunFiles over one reader pod; every call is a connection of its own, so a cut one leaves no trace."""
+@contextmanager
+def folders_of(
+    api: Api, pods_path: str, jobs: Sequence[Manifest], pods: Sequence[Manifest]
+) -> Iterator[Mapping[str, RunFiles]]:
+    """The folders of many jobs, by run: one reader pod a volume.
 
-    def __init__(self, api: Api, pod_path: str) -> None:
+    It is made from a job that is at work, where one is: a ReadWriteOnce volume is attached to that one's node.
+    """
+    found: dict[str, RunFiles] = {}
+    for group in by_volume(jobs):
+        owns = [[pod for pod in pods if pod["metadata"]["labels"].get(LABEL_JOB_NAME) == _name(job)] for job in group]
+        job, own = max(zip(group, owns, strict=True), key=lambda pair: _at_work(pair[1]))
+        path = started(api, pods_path, catalog_pod(job, own))
+        ClusterFiles(api, path).wait()
+        found |= {_name(one): ClusterFiles(api, path, f"{_name(one)}/") for one in group}
+    yield found
+
+
+def _at_work(pods: list[Manifest]) -> int:
+    """2 with a pod that runs, 1 with one that was placed on a node, else 0."""
+    placed = [pod for pod in pods if pod["spec"].get("nodeName")]
+    return 2 if any(pod["status"].get("phase") == "Running" for pod in placed) else int(bool(placed))
+
+
+def _name(job: Manifest) -> str:
+    return str(job["metadata"]["name"])
+
+
+class ClusterFiles:
+    """RunFiles over one reader pod; every call is a connection of its own, so a cut one leaves no trace.
+
+    `below`: what comes before every path, where the pod serves more than one run's folder.
+    """
+
+    def __init__(self, api: Api, pod_path: str, below: str = "") -> None:
         self._api = api
         self._pod_path = pod_path
+        self._below = below
 
     def wait(self) -> None:
         """Return once the reader answers. Unreachable if it does not within LISTEN_SECONDS."""
@@ -55,7 +87,7 @@ class ClusterFiles:
     def names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty where it does not exist."""
         with Tunnel(self._api, self._pod_path, READER_PORT) as tunnel:
-            response = self._get(tunnel, f"/names/{quote(folder)}", "")
+            response = self._get(tunnel, f"/names/{quote(self._below + folder)}", "")
             try:
                 found: Any = json.loads(response.read())
             except (ValueError, http.client.HTTPException) as error:
@@ -67,7 +99,9 @@ class ClusterFiles:
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `offset` on. NotFound if it is not there, Unreachable where it is cut."""
         with Tunnel(self._api, self._pod_path, READER_PORT) as tunnel:
-            response = self._get(tunnel, f"/files/{quote(path)}", f"Range: bytes={offset}-\r\n" if offset else "")
+            response = self._get(
+                tunnel, f"/files/{quote(self._below + path)}", f"Range: bytes={offset}-\r\n" if offset else ""
+            )
             if response.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return
             if response.status == http.HTTPStatus.NOT_FOUND:

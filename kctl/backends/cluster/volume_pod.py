@@ -5,7 +5,7 @@ So they have the job's image, user, pull secrets, tolerations and queue, and mou
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kctl.backends.cluster.api import Api
@@ -14,6 +14,7 @@ from kctl.backends.cluster.watch import snapshots
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
 from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER, LABEL_RUN, RUNS_MOUNT
+from trainer.schema.identity import canonical
 
 START_SECONDS = 120.0
 """For a pod to be scheduled and its image pulled, which the run's pods have, too; an eraser has no longer either."""
@@ -28,12 +29,28 @@ def reader_pod(job: Manifest, pods: list[Manifest]) -> Manifest:
     return _filled(job, pods, "reader", "trainer.reader")
 
 
+def catalog_pod(job: Manifest, pods: list[Manifest]) -> Manifest:
+    """As the reader, for the folders of all runs on the job's volume."""
+    return _filled(job, pods, "catalog", "trainer.reader", RUNS_MOUNT)
+
+
+def by_volume(jobs: Sequence[Manifest]) -> list[list[Manifest]]:
+    """The jobs in groups that have their runs volume, and the place in it, in common; without those that have none."""
+    found: dict[str, list[Manifest]] = {}
+    for job in jobs:
+        volume, mount = _runs_volume(job)
+        if volume is not None and mount is not None:
+            claim = {key: value for key, value in volume.items() if key != "name"}
+            found.setdefault(canonical([claim, mount.get("subPath")]), []).append(job)
+    return list(found.values())
+
+
 def eraser_pod(job: Manifest, pods: list[Manifest]) -> Manifest:
     """The pod that removes the run's folder."""
     return _filled(job, pods, "eraser", "trainer.erase")
 
 
-def _filled(job: Manifest, pods: list[Manifest], role: str, module: str) -> Manifest:
+def _filled(job: Manifest, pods: list[Manifest], role: str, module: str, root: str | None = None) -> Manifest:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from kctl.config.yaml_reader import parse_yaml
@@ -42,19 +59,32 @@ def _filled(job: Manifest, pods: list[Manifest], role: str, module: str) -> Mani
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False)
     environment.filters["scalar"] = scalar
     values = {**_values(job, pods), "role": role, "module": module}
+    values["root"] = root or f"{RUNS_MOUNT}/{values['run']}"
     values["labels"] |= {LABEL_ROLE: role}
-    values["name"] = f"{values['run']}-{role}"  # 52 + 7 characters, below the 63 of a DNS label
-    values["mount"] = {**values["mount"], "readOnly": role == "reader"}
+    values["name"] = f"{values['run']}-{role}"  # 52 + 8 characters, below the 63 of a DNS label
+    values["mount"] = {**values["mount"], "readOnly": role != "eraser"}
     text = environment.get_template("volume_pod.yaml.j2").render(values=values)
     manifest: Manifest = parse_yaml(text, "template volume_pod.yaml.j2")
     return manifest
 
 
+def _pod(job: Manifest) -> tuple[Manifest, Manifest]:
+    """The spec of the job's pods, and their container."""
+    spec: Manifest = next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"]
+    return spec, next(one for one in spec["containers"] if one["name"] == CONTAINER)
+
+
+def _runs_volume(job: Manifest) -> tuple[Manifest | None, Manifest | None]:
+    """(volume, mount) at RUNS_MOUNT, None where the job mounts nothing there."""
+    spec, container = _pod(job)
+    mount = next((one for one in container.get("volumeMounts") or [] if one["mountPath"] == RUNS_MOUNT), None)
+    return (mount and next(one for one in spec["volumes"] if one["name"] == mount["name"])), mount
+
+
 def _values(job: Manifest, pods: list[Manifest]) -> dict[str, Any]:
     metadata, run = job["metadata"], str(job["metadata"]["name"])
-    spec = next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"]
-    container = next(one for one in spec["containers"] if one["name"] == CONTAINER)
-    mount = next((one for one in container.get("volumeMounts") or [] if one["mountPath"] == RUNS_MOUNT), None)
+    spec, container = _pod(job)
+    volume, mount = _runs_volume(job)
     if mount is None:
         raise KctlError(
             f"job {run} mounts nothing at {RUNS_MOUNT}: kctl did not render it; read its volume with kubectl"
@@ -73,9 +103,8 @@ def _values(job: Manifest, pods: list[Manifest]) -> dict[str, Any]:
         "pod_security": spec.get("securityContext") or {},
         "container_security": SECURITY,
         "image": container["image"],
-        "root": f"{RUNS_MOUNT}/{run}",
         "mount": mount,
-        "volume": next(one for one in spec["volumes"] if one["name"] == mount["name"]),
+        "volume": volume,
     }
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from kctl.backends.protocol import RunFiles, Work
 from kctl.backends.run_view import ANNOTATION_LIFE, condition
 from kctl.backends.times import timestamp
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
-from kctl.manifest import Manifest, the_job
+from kctl.manifest import Manifest, config_map_of, the_job
 from trainer.schema.messages import parse_message
 
 _TURN = 0.1
@@ -100,6 +100,13 @@ class Local:
         status["conditions"] = [*(one for one in status.get("conditions", []) if one["type"] != "Running"), lost]
         return job
 
+    def get_config_map(self, job: Manifest) -> Manifest | None:
+        """The ConfigMap as it was submitted; its files are the pods' own."""
+        name = config_map_of(job)
+        submitted: list[Manifest] = read_json(self._run(job["metadata"]["name"]).manifests) or []
+        maps = (one for one in submitted if one.get("kind") == "ConfigMap" and one["metadata"]["name"] == name)
+        return next(maps, None)
+
     def list_jobs(self) -> list[Manifest]:
         """Every run here, oldest first."""
         jobs = self.root / "jobs"
@@ -127,6 +134,14 @@ class Local:
                 raise NotFound(f"no run {run} locally; see kctl list --local")
             job["spec"].setdefault("runPolicy", {})["suspend"] = True
             job["metadata"].setdefault("annotations", {}).update(annotations)
+
+    def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the job, or remove those that are None."""
+        with on_disk(self.root), editing(self._run(run)) as job:
+            if job is None:
+                raise NotFound(f"no run {run} locally; see kctl list --local")
+            there = {**job["metadata"].get("annotations", {}), **annotations}
+            job["metadata"]["annotations"] = {key: value for key, value in there.items() if value is not None}
 
     def delete(self, run: str, timeout: float, uid: str | None = None) -> None:
         """Stop the pods with their grace, wait, and remove the run's folder (its volumes stay)."""
@@ -200,6 +215,11 @@ class Local:
     def files(self, run: str) -> AbstractContextManager[RunFiles]:
         """The run's folder on the runs volume."""
         return contextlib.nullcontext(LocalFiles(runs_folder(self._run(run), self._known_job(run))))
+
+    def folders(self, jobs: Sequence[Manifest]) -> AbstractContextManager[Mapping[str, RunFiles]]:
+        """The folders of several runs, by run."""
+        runs = {job["metadata"]["name"]: job for job in jobs}
+        return contextlib.nullcontext({run: LocalFiles(runs_folder(self._run(run), job)) for run, job in runs.items()})
 
     def work(self, run: str, work: Work) -> Iterator[str]:
         """Run a program with the run's volumes and environment to its end; it ends with the iterator, too."""
