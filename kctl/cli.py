@@ -1,7 +1,8 @@
 """The Typer app and the one error boundary: run(argv) -> exit code.
 
-Every verb is a module of kctl.commands with a function of the same name (of list: list_runs); this file only lists
-them, and imports the one that is asked for: most of what a short command takes is imports. Exit codes: kctl.errors.
+Every verb is a module of kctl.commands with a function of the same name (of list: list_runs), or a Typer of verbs; this
+file only lists them, and imports the one that is asked for: most of what a short command takes is imports. Exit codes:
+kctl.errors.
 """
 
 import gc
@@ -15,7 +16,7 @@ import typer
 
 from kctl import console
 from kctl.errors import KctlError
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 
 VERBS = (
     "validate",
@@ -31,6 +32,7 @@ VERBS = (
     "merge",
     "generate",
     "export",
+    "data",
     "delete",
     "prune",
 )
@@ -43,7 +45,11 @@ def app(verbs: Sequence[str] = VERBS) -> typer.Typer:
     )
     for verb in verbs:
         module = import_module(f"kctl.commands.{verb}")
-        made.command(verb)(getattr(module, "list_runs" if verb == "list" else verb))  # list would hide the builtin
+        found = getattr(module, "list_runs" if verb == "list" else verb)  # list would hide the builtin
+        if isinstance(found, typer.Typer):
+            made.add_typer(found, name=verb)
+        else:
+            made.command(verb)(found)
     return made
 
 
@@ -77,6 +83,8 @@ def run(argv: list[str]) -> int:
         return _failed(error, str(error), error.exit_code, debug)
     except ConfigError as error:
         return _failed(error, str(error), 2, debug)
+    except DataError as error:
+        return _failed(error, str(error), 1, debug)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 NO_ANSWER = "empty answer"
 NOT_ASKED = "context does not end with the interlocutor"
 NO_PROMPT = "nothing before the answer"
+BROKEN = "not of the format"
 THINKING = "a <think> block in the answer"
 
 

@@ -1,0 +1,51 @@
+"""kctl data sample: a part of a file, drawn as train.data.sample draws it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from kctl.commands.data.arguments import FileArgument, FormatOption, OutArgument, absent, data_of, reading
+
+
+class Per(StrEnum):
+    row = "row"
+    user = "user"
+
+
+class Unit(StrEnum):
+    item = "item"
+    row = "row"
+
+
+def sample(
+    file: FileArgument,
+    out: OutArgument,
+    most: Annotated[int, typer.Option("--max", metavar="N", help="At most N items (or rows) of each group.")],
+    per: Annotated[Per, typer.Option("--per", help="The group: a JSON row, or all rows of a user.")] = Per.user,
+    unit: Annotated[Unit, typer.Option("--unit", help="What is counted.")] = Unit.item,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds draw the same.")] = 42,
+    data_format: FormatOption = None,
+) -> None:
+    """Write the items that train.data.sample would choose; says rows, users and items before and after.
+
+    --per row --unit item is what made files like train_di3.json; --per user holds for users with several rows, too, and
+    does not depend on the order of the file. Everything of the chosen items and their rows is kept.
+
+    kctl data sample train.json train_di3.json --max 3 --per row
+
+    kctl data sample chats.jsonl few.jsonl --max 20
+    """
+    from kctl import console
+    from trainer.dataset.subset import write_sample
+    from trainer.schema.data import Sample
+    from trainer.schema.loading import validated
+
+    drawn = validated(Sample, {"unit": unit.value, "max": most, "per": per.value, "seed": seed}, "kctl data sample")
+    data = data_of(file, data_format, None, [])
+    absent(out)
+    with reading(file) as progress:
+        before, after = write_sample(file, out, data.format, drawn, progress)
+    rows, users, items = ((getattr(before, name), getattr(after, name)) for name in ("rows", "users", "items"))
+    console.say(f"rows {rows[0]} -> {rows[1]}, users {users[0]} -> {users[1]}, items {items[0]} -> {items[1]}")
+    console.data(str(out))
