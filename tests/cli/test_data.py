@@ -173,6 +173,24 @@ def test_what_is_wrong_is_said(
     assert not Path("out.json").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["validate", "a.json"], ["sample", "a.json", "out.json", "--max", "1", "--per", "row"]],
+    ids=lambda w: w[0],
+)
+def test_memory_does_not_grow_with_the_file(here: Path, words: list[str]) -> None:
+    row = record("A", [entry([("B", "x" * 3000)], f"Yes {n}.") for n in range(50)])
+    code = f"""from kctl.cli import run; assert run({["data", *words]}) == 0
+from pathlib import Path; print("peak", Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])"""
+    peaks = []
+    for rows in (20, 300):  # 3 and 47 MB
+        write_json(here / "a.json", [row] * rows)
+        (here / "out.json").unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 6, f"{peaks} MiB"
+
+
 def test_ctrl_c_leaves_nothing_behind(here: Path) -> None:
     os.mkfifo("endless.jsonl")  # a file that never ends, so that the signal comes while it is read
     words = [KCTL, "data", "sample", "endless.jsonl", "out.jsonl", "--max", "1", "--per", "row", "--format", "messages"]

@@ -85,9 +85,9 @@ def data_of(file: Path, data_format: Format | None, config: str | None, sets: li
 
 
 @contextlib.contextmanager
-def reading(file: Path) -> Iterator[Callable[[int], None]]:
-    """What is told how many bytes of `file` are done: a bar on a terminal, nothing elsewhere."""
-    if not console.draws(sys.stderr):
+def reading(file: Path, alone: bool = True) -> Iterator[Callable[[int], None]]:
+    """What is told how many bytes of `file` are done: a bar on a terminal that it has `alone`, nothing elsewhere."""
+    if not (alone and console.draws(sys.stderr)):
         yield lambda done: None
         return
     from rich.console import Console

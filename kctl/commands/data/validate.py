@@ -1,5 +1,7 @@
 """kctl data validate: everything that is wrong in a file."""
 
+import sys
+
 from kctl.commands.data.arguments import FileArgument, FormatOption, data_of, reading
 
 
@@ -21,7 +23,7 @@ def validate(file: FileArgument, data_format: FormatOption = None) -> None:
 
     data = data_of(file, data_format, None, [])
     counts, found = Counts(), Counter[bool]()
-    with reading(file) as progress, console.Lines() as lines:
+    with reading(file, alone=not sys.stdout.isatty()) as progress, console.Lines() as lines:
         for finding in findings(file, data.format, counts, progress):
             found[finding.ends_run] += 1
             lines.write(console.printable(finding.text if finding.ends_run else f"{finding.text} (left out)"))
