@@ -80,8 +80,7 @@ def share(*parts: object) -> float:
     return int(content_key(*parts)[:16], 16) / 2**64
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """What a reader found before keys are known."""
 
     turns: tuple[Turn, ...]

@@ -15,9 +15,9 @@ from trainer.dataset.chat_template import load_chat
 from trainer.dataset.drafts import Composer
 from trainer.dataset.encoding import Encoder
 from trainer.dataset.formats import Format
-from trainer.dataset.items import Item, Turn, User
+from trainer.dataset.items import Example, Item, Turn, User
 from trainer.dataset.prepared import KIND_CONTEXT
-from trainer.dataset.prompts import ANSWER_CLOSE, ANSWER_OPEN, dialogue_lines, render
+from trainer.dataset.prompts import ANSWER_CLOSE, ANSWER_OPEN, render
 from trainer.dataset.tokenizer import control_tokens, load_tokenizer
 from trainer.schema.data import Prompt
 
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     cut: dict[int, tuple[int, int] | None] | None = None
 
 
-Ruler = Callable[[Sequence[Item]], Iterator[Measured]]
+Ruler = Callable[[Sequence[tuple[User, Example]]], Iterator[Measured]]
 """Measures usable items, in order."""
 
 
@@ -69,7 +69,8 @@ def _tokenising(how: How, folder: Path) -> Ruler:
     whole = Encoder(tokenizer, composer, _NO_LIMIT, controls)
     shortened = {most: Encoder(tokenizer, composer, most, controls) for most in how.max_lengths}
 
-    def measure(items: Sequence[Item]) -> Iterator[Measured]:
+    def measure(examples: Sequence[tuple[User, Example]]) -> Iterator[Measured]:
+        items = (Item(user, e.turns, e.answer, e.query, e.time, 0, "", "", None) for user, e in examples)
         for item, encoded in whole.encode((item, ()) for item in items):
             tokens = len(encoded.tokens)
             cut: dict[int, tuple[int, int] | None] = {}
@@ -87,20 +88,23 @@ def _trained(kinds: bytes) -> int:
 
 
 def _estimating(how: How) -> Ruler:
-    prompt, every_turn = how.prompt, how.format == "messages"
+    prompt = how.prompt
     fixed = 2 * TURN_TOKENS * BYTES_PER_TOKEN + _frame(prompt)
     around = len(ANSWER_OPEN + ANSWER_CLOSE) if prompt else 0
+    a_turn = len("Assistant: \n") if prompt else TURN_TOKENS * BYTES_PER_TOKEN
+    context = prompt is None or "context" in prompt.blocks
     least = min(how.max_lengths, default=_NO_LIMIT)
 
-    def measure(items: Sequence[Item]) -> Iterator[Measured]:
-        for item in items:
-            texts = dialogue_lines(item, prompt) if prompt else [turn.text for turn in item.turns]
-            answers = [item.answer]
-            if every_turn:
-                answers += [turn.text for turn in item.turns if turn.role == "assistant"]
-            tags = item.user.tags if prompt and "profile" in prompt.blocks else ()
-            size = fixed + _bytes("\n".join((*tags, *texts, item.query, item.answer)))
-            size += _identity(item.user.identity) if prompt else len(texts) * TURN_TOKENS * BYTES_PER_TOKEN
+    def measure(examples: Sequence[tuple[User, Example]]) -> Iterator[Measured]:
+        for user, example in examples:
+            texts = [turn.text for turn in example.turns] if context else []
+            tags = user.tags if prompt and "profile" in prompt.blocks else ()
+            answers = [example.answer]
+            if how.format == "messages":
+                answers += [turn.text for turn in example.turns if turn.role == "assistant"]
+            size = fixed + _bytes("\n".join((*tags, *texts, example.query, example.answer))) + a_turn * len(texts)
+            if prompt:
+                size += _identity(user.identity)
             trained = _tokens(_bytes("".join(answers)) + around) + len(answers)
             tokens = _tokens(size)
             cut = (

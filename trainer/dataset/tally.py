@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from trainer.dataset.items import Example, Item, User
+from trainer.dataset.items import Example, User
 from trainer.dataset.ruler import How, Measured, Ruler
 
 _SHARDS = 64
@@ -121,8 +121,7 @@ class Tally:
             self.users[owner] = rows + 1, before + items
 
     def _add_usable(self, batch: Sequence[tuple[User, Example]], measure: Ruler) -> None:
-        items = [Item(user, e.turns, e.answer, e.query, e.time, 0, "", "", None) for user, e in batch]
-        for (user, example), measured in zip(batch, measure(items), strict=True):
+        for (user, example), measured in zip(batch, measure(batch), strict=True):
             if measured.flaw is not None:
                 self.unusable[measured.flaw] += 1
                 continue
