@@ -1,5 +1,7 @@
 """kctl data as a person uses it: what is printed where, exit codes, that nothing is overwritten or left half done."""
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -9,11 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kctl.cli import run
 from tests.unit.dataset_world import entry, record, write_json, write_lines, write_model
+from tests.unit.test_dataset_refusals import VALUES, near
 
 KCTL = str(Path(sys.executable).with_name("kctl"))
 PEOPLE = [
@@ -189,6 +195,37 @@ from pathlib import Path; print("peak", Path("/proc/self/status").read_text().pa
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
     assert peaks[1] - peaks[0] < 6, f"{peaks} MiB"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    value=VALUES | VALUES.map(near),
+    cut=st.none() | st.integers(0, 400),
+    lines=st.booleans(),
+    named=st.sampled_from([None, "chameleons", "messages", "prompt_completion"]),
+)
+def test_nothing_odd_in_a_file_is_an_internal_error(
+    here: Path, value: Any, cut: int | None, lines: bool, named: str | None
+) -> None:
+    dumped = json.dumps(value if lines else [value, value], indent=None if lines else 1)
+    Path("odd").write_bytes(dumped.encode()[:cut])
+    told = ["--format", named] if named else []
+    for words in (
+        ["stats", "odd", "--validation", "odd"],
+        ["stats", "odd", "-o", "json", "--tokenizer", "model", "--max-length", "32"],
+        ["validate", "odd"],
+        ["preview", "odd", "--tokenizer", "model", "--count", "3"],
+        ["sample", "odd", "out", "--max", "1"],
+        ["sample", "odd", "out", "--max", "1", "--per", "row"],
+        *(["convert", "odd", "out", "--to", target, "--without", "items"] for target in ("messages", "chameleons")),
+    ):
+        err = io.StringIO()
+        with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())), contextlib.redirect_stderr(err):
+            code = run(["data", *words, *told])
+        assert code in (0, 1, 2, 4) and "internal error" not in err.getvalue(), (words, err.getvalue())
+        assert code == 0 or err.getvalue().startswith("error: "), (words, err.getvalue())
+        assert not list(here.glob(".*"))
+        Path("out").unlink(missing_ok=True)
 
 
 def test_ctrl_c_leaves_nothing_behind(here: Path) -> None:

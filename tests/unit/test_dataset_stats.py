@@ -1,6 +1,7 @@
 """Statistics of a file: equal to what training counts, however the file is read, and to what is plain to see."""
 
 import json
+import threading
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
@@ -130,11 +131,18 @@ def test_pieces_read_by_two_are_the_file_read_by_one(tmp_path: Path, indent: int
     assert by_two == look(path, how, path)
 
 
-def test_lines_read_by_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [False, True], ids=["forked", "spawned"])
+def test_lines_read_by_two(tmp_path: Path, threads: bool, request: pytest.FixtureRequest) -> None:
+    if threads:  # beside which nothing is forked
+        over = threading.Event()
+        request.addfinalizer(over.set)
+        threading.Thread(target=over.wait, daemon=True).start()
     lines = [{"prompt": f"Who is {n}?", "completion": f"It is {n % 7}.", "user_hash": str(n % 5)} for n in range(600)]
     path = write_lines(tmp_path / "a.jsonl", lines)
     how = How("prompt_completion", None, (32,))
-    assert look(path, how) == look(path, how, pool=Pool(2, 5_000))
+    told = list[int]()
+    assert look(path, how) == measure(path, how, None, told.append, Pool(2, 5_000))
+    assert told[-1] == path.stat().st_size  # a reader from the start is told where its last row begins
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert look(path, how) == look(path, how, pool=Pool(2, 5_000))
     assert look(path, how).characters.byte_order_mark

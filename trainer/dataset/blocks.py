@@ -33,10 +33,9 @@ def blocks(path: Path, lines: bool, size: int) -> Iterator[bytes] | None:
 
 def decoded(block: bytes, lines: bool) -> list[Any]:
     """The rows of a piece. ValueError or RecursionError where it is no list of whole ones."""
-    text = block.decode()
     if lines:
-        return [json.loads(line.removeprefix("\ufeff")) for line in text.split("\n") if line.strip()]
-    rows: list[Any] = json.loads(f"[{text}]")
+        return [json.loads(line.decode().removeprefix("\ufeff")) for line in block.split(b"\n") if line.strip()]
+    rows: list[Any] = json.loads(f"[{block.decode()}]")
     return rows
 
 

@@ -29,8 +29,8 @@ def sample(
 ) -> None:
     """Write the items that train.data.sample would choose; says rows, users and items before and after.
 
-    --per row --unit item is what made files like train_di3.json; --per user holds for users with several rows, too, and
-    does not depend on the order of the file. Everything of the chosen items and their rows is kept.
+    --per row draws exactly what is in files like train_di3.json, --per user --unit row caps rows as train_3.json did.
+    --per user holds for users with several rows and for any order of the file. Nothing else of a row is changed.
 
     kctl data sample train.json train_di3.json --max 3 --per row
 
