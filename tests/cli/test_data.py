@@ -18,8 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kctl.cli import run
+from tests.bench_dataset import write_chameleons
 from tests.unit.dataset_world import entry, record, write_json, write_lines, write_model
 from tests.unit.test_dataset_refusals import VALUES, near
+from trainer.dataset.prepare import prepare
+from trainer.schema.data import Data, Sample, Validation
 
 KCTL = str(Path(sys.executable).with_name("kctl"))
 PEOPLE = [
@@ -60,6 +63,28 @@ def test_stats_for_people_and_for_plan(here: Path, capsys: pytest.CaptureFixture
     assert [cut["max_length"] for cut in found["shortening"]] == [1024]
     code, out, _ = kctl(capsys, "stats", "chats.jsonl", "--tokenizer", "model")
     assert code == 0 and "format messages" in out and "(counted)" in out
+
+
+def test_a_division_is_the_one_of_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_chameleons(here / "train.json", 400)
+    options = [
+        "validation.unit=item",
+        "validation.ratio=0.2",
+        "sample={unit: item, max: 4, per: user}",
+        "max_length=4096",
+    ]
+    sets = [word for option in options for word in ("--set", f"train.data.{option}")]
+    code, out, _ = kctl(capsys, "stats", "train.json", "--config", "lora_di3", "--split", "-o", "json", *sets)
+    found = json.loads(out)["division"]
+    sample, validation = Sample(unit="item", max=4, per="user"), Validation(ratio=0.2)
+    data = Data(path="train.json", format="chameleons", sample=sample, validation=validation, max_length=4096)
+    report = prepare(data, here, here / "model", here / "prepared", lambda line: None)
+    assert code == 0 and (found["train"], found["held_out"]) == (report.train, report.validation)
+    assert found["repeated_answers"] == report.repeated_answers and found["shown"] == report.seen_validation_answers
+    assert 0 < found["users"] <= report.users
+    code, out, _ = kctl(capsys, "stats", "train.json", "--config", "lora_di3", "--split", *sets)
+    assert code == 0 and f"this config trains {report.train} items and holds out {report.validation}," in out
+    assert kctl(capsys, "stats", "train.json", "--split")[0] == 2
 
 
 def test_a_history_block_is_said_to_be_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

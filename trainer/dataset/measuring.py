@@ -160,6 +160,7 @@ def _stats(path: Path, how: How, tally: Tally, held: Held | None) -> Stats:
         ],
         duplicates=Duplicates(tally.repeated("items"), tally.repeated("texts"), tally.repeated("answers")),
         leaks=_leaks(tally, held),
+        division=None,
         characters=Characters(
             non_ascii=tally.characters["non_ascii"],
             replacement=tally.characters["replacement"],

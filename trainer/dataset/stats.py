@@ -58,6 +58,24 @@ class Leaks:
 
 
 @dataclass(frozen=True)
+class Division:
+    """What a run's train.data.sample and validation make of the file, as its data-report.json will say."""
+
+    train: int
+    held_out: int
+    copies: int
+    """Items that would have been held out, and are dropped since the same is trained."""
+    repeated_answers: int
+    """Training items whose answer an earlier item has, too."""
+    answers: int
+    """Held-out items whose answer is a training item's answer."""
+    shown: int
+    """Held-out items whose answer stands word for word in a training item's context or history."""
+    users: int
+    """Users of held-out items with training items: wanted where items are held out, a leak where users are."""
+
+
+@dataclass(frozen=True)
 class Characters:
     """Usable items by what their texts hold; an item may be in several."""
 
@@ -114,6 +132,8 @@ class Stats:
     duplicates: Duplicates
     leaks: Leaks | None
     """None where no other file was named."""
+    division: Division | None
+    """None where it was not asked for."""
     characters: Characters
 
     @property
@@ -134,6 +154,7 @@ class Stats:
             value["shortening"] = [Shortening(**one) for one in value["shortening"]]
             value["duplicates"] = Duplicates(**value["duplicates"])
             value["leaks"] = None if value["leaks"] is None else Leaks(**value["leaks"])
+            value["division"] = None if value["division"] is None else Division(**value["division"])
             value["characters"] = Characters(**value["characters"])
             for name in ("items_per_row", "items_per_user", "rows_per_user", "lengths"):
                 value[name] = [(int(one), int(count)) for one, count in value[name]]

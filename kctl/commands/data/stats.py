@@ -41,6 +41,9 @@ def stats(
         list[int] | None,
         typer.Option("--max-length", metavar="N", min=32, help="Shorten to N tokens; may be repeated."),
     ] = None,
+    split: Annotated[
+        bool, typer.Option("--split", help="Divide as the config says, in memory as its run does; say what leaks.")
+    ] = False,
     config: ConfigOption = None,
     sets: SetOption = None,
     data_format: FormatOption = None,
@@ -50,15 +53,23 @@ def stats(
 
     Without --tokenizer tokens are estimated from bytes, and the output says so.
 
+    kctl data stats train.json --config lora_di3 --split
+
     kctl data stats train.json --validation test.json
 
     kctl data stats train.json --config lora_di3 --tokenizer Qwen3-30B-A3B -o json > stats.json
     """
+    from dataclasses import replace
+
     from kctl import console
+    from kctl.errors import UsageError
+    from trainer.dataset.division import divide
     from trainer.dataset.measuring import measure
     from trainer.dataset.ruler import How
     from trainer.dataset.selecting import prompt_of
 
+    if split and config is None:
+        raise UsageError("--split divides as a config says: add --config CONFIG")
     data = data_of(file, data_format, config, sets or [])
     lengths = tuple(dict.fromkeys(max_lengths or ([data.max_length] if config else _LENGTHS)))
     folder = None if tokenizer is None else model_folder(tokenizer)
@@ -69,6 +80,8 @@ def stats(
         console.warn("lengths are without the history block, which depends on what is held out")
     with reading(file) as progress:
         found = measure(file, How(data.format, prompt, lengths, folder), validation, progress)
+    if split:
+        found = replace(found, division=divide(data, file.parent))
     if output is Shown.json:
         console.data(found.to_json())
     else:
@@ -106,7 +119,7 @@ def _bars(found: "Stats") -> list[str]:
 
 
 def _findings(found: "Stats") -> list[str]:
-    copies, leaks, characters = found.duplicates, found.leaks, found.characters
+    copies, characters = found.duplicates, found.characters
     lines = [
         f"repeated: {copies.items} items whole, {copies.texts} whoever the user, {copies.answers} answers",
         f"characters: {characters.non_ascii} items are not plain ASCII, {characters.replacement} have U+FFFD, "
@@ -114,10 +127,22 @@ def _findings(found: "Stats") -> list[str]:
     ]
     if characters.byte_order_mark:
         lines.append("the file begins with a byte order mark")
+    return lines + _leaks(found)
+
+
+def _leaks(found: "Stats") -> list[str]:
+    lines, leaks, split = [], found.leaks, found.division
     if leaks is not None:
         lines.append(
             f"of {leaks.held_out} held-out items: {leaks.copies} are training items, {leaks.texts} whoever the user; "
             f"answers of {leaks.answers} are training answers, of {leaks.shown} stand in training contexts; "
             f"{leaks.users} users are trained, too"
         )
+    if split is not None:
+        lines += [
+            f"this config trains {split.train} items and holds out {split.held_out}, less {split.copies} copies; "
+            f"{split.repeated_answers} training answers repeat an earlier one",
+            f"of what it holds out: answers of {split.answers} are training answers, of {split.shown} stand in "
+            f"training contexts or histories; {split.users} users are trained, too",
+        ]
     return lines
