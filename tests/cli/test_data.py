@@ -134,8 +134,11 @@ def test_preview_on_a_terminal_is_coloured_and_harmless(here: Path) -> None:
 
 
 def test_a_bar_is_drawn_on_a_terminal(here: Path) -> None:
-    shown = on_a_terminal([KCTL, "data", "stats", "people.json"], {**os.environ, "TERM": "xterm"})
-    assert "people.json" in shown and "rows 3, users 2" in shown
+    write_json(here / "a.json", [record("A", [entry([("B", "x" * 3000)], f"Yes {n}.") for n in range(50)])] * 20)
+    shown = on_a_terminal([KCTL, "data", "stats", "a.json"], {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+    assert re.search(r"a\.json .*/3\.\d MB", shown) and "rows 20, users 1" in shown
+    plain = on_a_terminal([KCTL, "data", "stats", "a.json"], {**os.environ, "NO_COLOR": "1"})
+    assert "\x1b" not in plain and "rows 20, users 1" in plain
 
 
 def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:
