@@ -1,7 +1,11 @@
 """Statistics of a file: equal to what training counts, however the file is read, and to what is plain to see."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
@@ -146,6 +150,25 @@ def test_lines_read_by_two(tmp_path: Path, threads: bool, request: pytest.Fixtur
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert look(path, how) == look(path, how, pool=Pool(2, 5_000))
     assert look(path, how).characters.byte_order_mark
+
+
+def test_a_reader_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
+    write_chameleons(tmp_path / "a.json", 200)
+    code = f"""import time; from pathlib import Path; from trainer.dataset.measuring import Pool, measure
+from trainer.dataset.ruler import How; from trainer.schema.data import Prompt
+def told(done): print(done, flush=True); time.sleep(60)
+measure(Path({str(tmp_path / "a.json")!r}), How("chameleons", Prompt()), None, told, Pool(2, 20_000))"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        process.kill()
+    deadline = time.monotonic() + 20
+    while True:  # the group is there as long as one of its processes
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

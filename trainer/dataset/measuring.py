@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -80,7 +81,7 @@ def _pooled(
     # one of the system's; a spawned one starts half a second later.
     forks = sys.platform == "linux" and threading.active_count() == 1
     context = get_context("fork" if forks else "spawn")
-    readers = ProcessPoolExecutor(pool.processes, context, _start, (how, held))
+    readers = ProcessPoolExecutor(pool.processes, context, _start, (how, held, os.getpid()))
     try:
         for piece in chain(pieces, [None]):
             if piece is not None:
@@ -104,13 +105,21 @@ _work: tuple[How, Held | None, Ruler]
 """Of a process of the pool."""
 
 
-def _start(how: How, held: Held | None) -> None:
+def _start(how: How, held: Held | None, parent: int) -> None:
     global _work
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the threads
     # What is read makes next to no cycles, and a million small objects: looking for them takes a third of the time.
     gc.set_threshold(100_000, 50, 50)
     _work = how, held, ruler(how)
+
+
+def _end_with(parent: int) -> None:
+    """A parent that was killed leaves a process that waits for its next piece for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _counted(piece: bytes) -> Tally | None:
