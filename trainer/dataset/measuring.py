@@ -33,7 +33,8 @@ from trainer.errors import DataError
 class Pool:
     """Who reads: `processes` of them, pieces of about `piece` bytes each."""
 
-    processes: int = os.cpu_count() or 1
+    processes: int = min(os.cpu_count() or 1, 8)
+    """More would wait for the one that adds up."""
     piece: int = 4 << 20
 
 
