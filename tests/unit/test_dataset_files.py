@@ -21,7 +21,7 @@ from trainer.dataset.formats import Format, format_of
 from trainer.dataset.items import Item, Row
 from trainer.dataset.json_array import json_rows
 from trainer.dataset.sampling import sample_items
-from trainer.dataset.subset import Counts, write_sample
+from trainer.dataset.subset import Counts, Draw, write_sample
 from trainer.errors import DataError
 from trainer.schema.data import Sample
 
@@ -95,7 +95,7 @@ def test_a_sampled_file_is_what_a_run_would_have_drawn(tmp_path: Path, unit: Any
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, {"user": None}, *rows[:4]]))  # an empty row, and rows that stand twice
     sample = Sample(unit=unit, max=most, per=per, seed=7)
-    before, after = write_sample(path, out, "chameleons", sample, quiet)
+    before, after = write_sample(path, out, "chameleons", Draw(sample), quiet)
     chosen = sample_items(read_chameleons(path), sample)
     written = all_items(read_chameleons(out))
     assert keys(written) == keys(chosen)
@@ -116,7 +116,7 @@ def test_a_sample_keeps_collections_and_every_other_key(tmp_path: Path) -> None:
     ]
     row = record("A", [], collections=parts, user_hash="77", source={"year": 1.50})
     path, out = write_json(tmp_path / "a.json", [row]), tmp_path / "b.json"
-    write_sample(path, out, "chameleons", Sample(unit="item", max=2, per="row", seed=3), quiet)
+    write_sample(path, out, "chameleons", Draw(Sample(unit="item", max=2, per="row", seed=3)), quiet)
     (written,) = json.loads(out.read_text())
     kept = [item for group in written["task"]["task_behavior_collections"] for item in group["data"]]
     drawn = random.Random(3).sample([item for group in parts if group for item in group["data"] or []], 2)
@@ -128,17 +128,31 @@ def test_a_sample_keeps_collections_and_every_other_key(tmp_path: Path) -> None:
 def test_lines_are_drawn_from_by_user(tmp_path: Path) -> None:
     lines = [{"prompt": "a", "completion": str(n), "user_hash": str(n % 3)} for n in range(30)]
     path, out = write_lines(tmp_path / "a.jsonl", lines), tmp_path / "b.jsonl"
-    _, after = write_sample(path, out, "prompt_completion", Sample(max=2), quiet)
+    _, after = write_sample(path, out, "prompt_completion", Draw(Sample(max=2)), quiet)
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert after.items == 6 and Counter(line["user_hash"] for line in written) == {"0": 2, "1": 2, "2": 2}
     assert [line for line in lines if line in written] == written
+
+
+@pytest.mark.parametrize("unit", ["item", "row"])
+def test_so_many_of_a_whole_file_whatever_its_order(tmp_path: Path, unit: Any) -> None:
+    path, drawn = tmp_path / "a.json", []
+    write_chameleons(path, 200)
+    rows = json.loads(path.read_text())
+    for turned, seed in ((rows, 1), (rows[::-1], 1), (rows, 2)):
+        write_json(path, turned)
+        draw = Draw(Sample(unit=unit, max=7, per="user", seed=seed), whole=True)
+        _, after = write_sample(path, tmp_path / "b.json", "chameleons", draw, quiet)
+        assert (after.items if unit == "item" else after.rows) == 7
+        drawn.append(keys(all_items(read_chameleons(tmp_path / "b.json"))))
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_nothing_is_left_where_reading_fails(tmp_path: Path) -> None:
     path, out = tmp_path / "a.json", tmp_path / "b.json"
     path.write_text(json.dumps([record("A", [entry([], "x")])])[:-1] + ", 3]")
     with pytest.raises(DataError, match="row 2"):
-        write_sample(path, out, "chameleons", Sample(max=2, per="row"), quiet)
+        write_sample(path, out, "chameleons", Draw(Sample(max=2, per="row")), quiet)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -1,6 +1,6 @@
 """A part of a file as a file: the items that train.data.sample would choose from the whole, everything of them kept.
 
-The file is read once, or twice where users are counted; in memory are its largest row and, a user, two ranks a unit.
+The file is read once for `per: row`, else twice; in memory are its largest row and, of each group, twice `max` ranks.
 """
 
 import random
@@ -47,14 +47,31 @@ class Counts:
                 self._known.add(hashed(identity))
 
 
-def write_sample(
-    path: Path, out: Path, data_format: Format, sample: Sample, progress: Progress
-) -> tuple[Counts, Counts]:
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn: train.data.sample, with the whole file as the one group of `per` where `whole`."""
+
+    sample: Sample
+    whole: bool = False
+
+    def ranked(self, row: Row) -> list[tuple[str | None, Rank]]:
+        """Group and rank of the row's units: itself, or its items."""
+        by_row = self.sample.unit == "row"
+        units = [(item, row.key if by_row else item.key) for item in (row.items[:1] if by_row else row.items)]
+        groups = ["" if self.whole else item.user.identity for item, _ in units]
+        return [
+            (group, rank_of(self.sample, group, key, item.order))
+            for group, (item, key) in zip(groups, units, strict=True)
+        ]
+
+
+def write_sample(path: Path, out: Path, data_format: Format, draw: Draw, progress: Progress) -> tuple[Counts, Counts]:
     """Write the chosen items of `path` to `out`; counts before and after. Rows of which nothing is chosen are left out.
 
     DataError: a row is wrong (then nothing is written), or `out` cannot be written.
     """
-    choose = _per_row(sample) if sample.per == "row" else _per_user(path, data_format, sample, progress)
+    by_stream = draw.sample.per == "row" and not draw.whole
+    choose = _by_stream(draw.sample) if by_stream else _by_rank(path, data_format, draw, progress)
     before, after = Counts(), Counts()
 
     def kept() -> Iterator[Any]:
@@ -79,23 +96,19 @@ def _rows(path: Path, data_format: Format, progress: Progress) -> Iterator[tuple
         first += len(entry.examples)
 
 
-def _per_row(sample: Sample) -> Chooser:
+def _by_stream(sample: Sample) -> Chooser:
     stream = random.Random(sample.seed)
     return lambda row: set(drawn_of_row(stream, len(row.items), sample.max))
 
 
-def _per_user(path: Path, data_format: Format, sample: Sample, progress: Progress) -> Chooser:
-    def ranked(row: Row) -> list[tuple[str | None, Rank]]:
-        by_row = sample.unit == "row"
-        units = [(item, row.key if by_row else item.key) for item in (row.items[:1] if by_row else row.items)]
-        return [(i.user.identity, rank_of(sample, i.user.identity, key, i.order)) for i, key in units]
-
-    every = (pair for _, row in _rows(path, data_format, progress) for pair in ranked(row))
-    last = last_ranks(every, sample.max)
+def _by_rank(path: Path, data_format: Format, draw: Draw, progress: Progress) -> Chooser:
+    every = (pair for _, row in _rows(path, data_format, progress) for pair in draw.ranked(row))
+    last = last_ranks(every, draw.sample.max)
 
     def choose(row: Row) -> set[int]:
-        chosen = {place for place, (owner, rank) in enumerate(ranked(row)) if owner is None or rank <= last[owner]}
-        return set(range(len(row.items))) if chosen and sample.unit == "row" else chosen
+        ranked = enumerate(draw.ranked(row))
+        chosen = {place for place, (group, rank) in ranked if group is None or rank <= last[group]}
+        return set(range(len(row.items))) if chosen and draw.sample.unit == "row" else chosen
 
     return choose
 
