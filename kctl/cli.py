@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from kctl import console
 from kctl.errors import KctlError
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import typer
@@ -25,6 +25,7 @@ VERBS = (
     "validate",
     "render",
     "schema",
+    "data",
     "submit",
     "status",
     "top",
@@ -102,6 +103,8 @@ def run(argv: list[str]) -> int:
         return _failed(error, str(error), error.exit_code, debug)
     except ConfigError as error:
         return _failed(error, str(error), 2, debug)
+    except DataError as error:
+        return _failed(error, str(error), 1, debug)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

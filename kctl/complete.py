@@ -44,7 +44,7 @@ def candidates(tree: Verb, words: list[str]) -> list[Candidate]:
     verb, given = _verb(tree, before)
     options = {name: option for option in verb.get("options", ()) for name in option["names"]}
     if given[-1:] and options.get(given[-1], {}).get("value"):
-        found = _values(options[given[-1]])
+        found = _values(options[given[-1]], given)
     elif start or given[-1:] == ["="]:
         found = iter(())
     elif last.startswith("-"):
@@ -92,6 +92,7 @@ def _arguments(verb: Verb, options: dict[str, Any], given: list[str]) -> Iterato
 
 
 def _named(argument: Verb, given: list[str]) -> Iterator[Candidate]:
+    """What an argument or an option may be, by its choices or by what stands for it in the help."""
     name = argument["value"].rstrip(".")
     if argument["choices"]:
         yield from ((choice, "") for choice in argument["choices"])
@@ -103,16 +104,16 @@ def _named(argument: Verb, given: list[str]) -> Iterator[Candidate]:
         yield from ((stem, "") for stem in stems if _STEM.fullmatch(stem))
 
 
-def _values(option: Verb) -> Iterator[Candidate]:
-    if option["choices"]:
-        yield from ((choice, "") for choice in option["choices"])
-    elif "--namespace" in option["names"]:
+def _values(option: Verb, given: list[str]) -> Iterator[Candidate]:
+    if "--namespace" in option["names"]:
         yield from ((namespace, f"of {context}" if context else "") for namespace, context in names.places())
     elif "--context" in option["names"]:
         yield from ((context, "") for _, context in names.places() if context)
     elif option["value"].startswith("PATH="):
         schema = json.loads((shipped_configs() / "run.schema.json").read_bytes())
         yield from ((f"{path}=", told) for path, told in _fields(schema, schema, ""))
+    else:
+        yield from _named(option, given)
 
 
 def _fields(schema: Verb, part: Verb, path: str) -> Iterator[Candidate]:

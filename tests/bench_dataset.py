@@ -1,4 +1,5 @@
-"""Seconds and memory of preparing a synthetic file of chameleons shape, and how they grow with the items.
+"""Seconds and memory of preparing a synthetic file of chameleons shape, and how they grow with the items; with --stats
+those of kctl data stats, without and with a tokenizer.
 
 python tests/bench_dataset.py --items 72471 --tokenizer FOLDER_WITH_TOKENIZER_JSON_AND_CONFIG
 """
@@ -15,8 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.dataset.measuring import Pool
+from trainer.dataset.measuring import measure as stats_of
 from trainer.dataset.prepare import prepare
-from trainer.schema.data import Data
+from trainer.dataset.ruler import How
+from trainer.schema.data import Data, Prompt
 
 ITEMS_A_ROW = 72_471 / 7_797
 """Of the seed's film dialogue."""
@@ -83,12 +87,37 @@ def measure(items: int, tokenizer: Path) -> tuple[float, float, float]:
     return seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def measure_stats(items: int, tokenizer: Path, processes: int) -> None:
+    """Print items a second and memory: of this process, and of the largest of those it started."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.json"
+        write_chameleons(path, items)
+        megabytes = path.stat().st_size / 1e6
+        for named in (None, tokenizer):
+            how = How("chameleons", Prompt(), (1024,), named)
+            start = time.perf_counter()
+            found = stats_of(path, how, None, lambda done: None, Pool(processes))
+            seconds = time.perf_counter() - start
+            kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            own, started = (resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds)
+            print(
+                f"{found.items} items, {megabytes:.0f} MB, {'with' if named else 'without'} a tokenizer, {processes} "
+                f"processes: {seconds:.1f} s, {items / seconds:,.0f} items/s, {found.tokens} tokens; "
+                f"peak {own:.0f} MiB RSS, {started:.0f} of a process it started"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=72_471)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json and its config")
     parser.add_argument("--alone", action="store_true", help="measure --items only, and print one line of JSON last")
+    parser.add_argument("--stats", action="store_true", help="measure kctl data stats instead, by --processes")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    if options.stats:
+        measure_stats(options.items, options.tokenizer, options.processes)
+        return
     if options.alone:
         print(json.dumps(measure(options.items, options.tokenizer)))
         return

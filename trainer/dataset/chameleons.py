@@ -4,13 +4,17 @@ Every key but the envelope is optional. A null text or a wrong type is an error 
 merely unusable keeps its place in the row (the samplers count it) and says why in `flaw`.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.items import NOT_ASKED, Example, Row, Turn, User, answer_flaw, build_row
+from trainer.dataset.items import BROKEN, NOT_ASKED, Example, Row, Turn, User, answer_flaw, build_row
+from trainer.dataset.json_array import json_rows
 from trainer.dataset.profile import tag_lines
-from trainer.dataset.source import Place, as_list, as_object, as_text, json_rows, kind
+from trainer.dataset.source import Place, Refused, as_list, as_object, as_text, kind
+from trainer.errors import DataError
 
 _DATES = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y.%m.%d", "%Y-%m")
 
@@ -20,15 +24,41 @@ def read_chameleons(path: Path) -> list[Row]:
     rows: list[Row] = []
     count = 0
     for place, value in json_rows(path):
-        try:
-            rows.append(_row(place, value, count))
-        except RecursionError:
-            place.fail("nested too deep")
+        rows.append(build_row(*parse_chameleons(place, value), count))
         count += len(rows[-1].items)
     return rows
 
 
-def _row(place: Place, value: Any, first: int) -> Row:
+def parse_chameleons(place: Place, value: Any, refused: Refused | None = None) -> tuple[User, list[Example]]:
+    """One row's user and items. DataError with its place.
+
+    An item's own goes to `refused` if that is given, and a BROKEN item stands in its place.
+    """
+    try:
+        user, name = _user(place, value)
+        examples: list[Example] = []
+        for number, item in enumerate(data_items(place, value), 1):
+            try:
+                examples.append(_example(place.at(f"item {number}"), item, name))
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused(error)
+                examples.append(Example((), "", flaw=BROKEN))
+    except RecursionError:
+        place.fail("nested too deep")
+    return user, examples
+
+
+def data_items(place: Place, row: dict[str, Any]) -> Iterator[Any]:
+    """What stands in a row's lists of items, in order. DataError where a list or what holds it is none."""
+    task = as_object(place, row.get("task"), "task")
+    for collection in as_list(place, task.get("task_behavior_collections"), "task.task_behavior_collections"):
+        yield from as_list(place, as_object(place, collection, "a collection").get("data"), "data")
+
+
+def _user(place: Place, value: Any) -> tuple[User, str]:
+    """The user, and the name that its own turns may bear."""
     if not isinstance(value, dict):
         place.fail(f"a row must be an object, got {kind(value)}")
     section = as_object(place, value.get("user"), "user")
@@ -37,13 +67,7 @@ def _row(place: Place, value: Any, first: int) -> Row:
     structured = as_object(place, personality.get("structured"), "user.personality.structured")
     name = _name(place, profile.get("name"), "user.profile.name")
     identity = _name(place, value.get("user_hash"), "user_hash") or name
-    task = as_object(place, value.get("task"), "task")
-    examples: list[Example] = []
-    for collection in as_list(place, task.get("task_behavior_collections"), "task.task_behavior_collections"):
-        group = as_object(place, collection, "a collection")
-        for item in as_list(place, group.get("data"), "data"):
-            examples.append(_example(place.at(f"item {len(examples) + 1}"), item, name))
-    return build_row(User(identity or None, tag_lines(profile, structured)), examples, first)
+    return User(identity or None, tag_lines(profile, structured)), name
 
 
 def _name(place: Place, value: Any, name: str) -> str:
@@ -84,9 +108,16 @@ def _turn(place: Place, entry: Any, number: int, name: str) -> tuple[Turn, bool]
         source = _name(place, source, f"context[{number}].source")
     if not (isinstance(content, str) and content.isascii()):
         content = as_text(place, content, f"context[{number}].content")
+    role, asked = _speaker(source, name)
+    return Turn(role, content.strip()), asked
+
+
+@lru_cache(maxsize=1024)
+def _speaker(source: str, name: str) -> tuple[str, bool]:
+    """The role of a source in the rows of the person called `name`, and whether it is a questionnaire."""
     speaker = " ".join(source.split())
     own = speaker.lower() == "user" or (name != "" and speaker == name)
-    return Turn("assistant" if own else "user", content.strip()), speaker.lower() == "questionnaire"
+    return "assistant" if own else "user", speaker.lower() == "questionnaire"
 
 
 def _time(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 An optional `user_hash` groups lines by user; without it every line stands for itself.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,34 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_messages(path: Path) -> list[Row]:
-    """Lines of {"messages": [{role, content}]}; the last assistant turn is the answer, what follows it is cut."""
-    return [
-        build_row(_user(place, value), [_conversation(place, value)], number)
-        for number, (place, value) in enumerate(_objects(path))
-    ]
+    """All lines of {"messages": [{role, content}]}. DataError where the file or a line is not of this format."""
+    return [build_row(*parse_messages(place, value), number) for number, (place, value) in enumerate(json_lines(path))]
 
 
 def read_prompt_completion(path: Path) -> list[Row]:
-    """Lines of {"prompt": text or [{role, content}], "completion": text}; a text is one user turn."""
+    """All lines of {"prompt": text or [{role, content}], "completion": text}. DataError as read_messages."""
     return [
-        build_row(_user(place, value), [_completion(place, value)], number)
-        for number, (place, value) in enumerate(_objects(path))
+        build_row(*parse_prompt_completion(place, value), number)
+        for number, (place, value) in enumerate(json_lines(path))
     ]
 
 
-def _objects(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    for place, value in json_lines(path):
-        if not isinstance(value, dict):
-            place.fail(f"a line must be an object, got {kind(value)}")
-        yield place, value
+def parse_messages(place: Place, value: Any) -> tuple[User, list[Example]]:
+    """One line's user and item: the last assistant turn is the answer, what follows it is cut. DataError."""
+    line = _object(place, value)
+    return _user(place, line), [_conversation(place, line)]
+
+
+def parse_prompt_completion(place: Place, value: Any) -> tuple[User, list[Example]]:
+    """One line's user and item; a prompt that is a text is one user turn. DataError."""
+    line = _object(place, value)
+    return _user(place, line), [_completion(place, line)]
+
+
+def _object(place: Place, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        place.fail(f"a line must be an object, got {kind(value)}")
+    return value
 
 
 def _user(place: Place, value: dict[str, Any]) -> User:

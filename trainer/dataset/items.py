@@ -12,6 +12,7 @@ from typing import NamedTuple
 NO_ANSWER = "empty answer"
 NOT_ASKED = "context does not end with the interlocutor"
 NO_PROMPT = "nothing before the answer"
+BROKEN = "not of the format"
 THINKING = "a <think> block in the answer"
 
 
@@ -79,8 +80,7 @@ def share(*parts: object) -> float:
     return int(content_key(*parts)[:16], 16) / 2**64
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """What a reader found before keys are known."""
 
     turns: tuple[Turn, ...]

@@ -13,10 +13,10 @@ from trainer.dataset.drafts import Composer
 from trainer.dataset.encoding import Encoder
 from trainer.dataset.history import Histories, collect_histories
 from trainer.dataset.items import Item, content_key
+from trainer.dataset.json_array import json_rows
 from trainer.dataset.prepared import KIND_CONTEXT
 from trainer.dataset.prompts import ANSWER_CLOSE, ANSWER_OPEN
 from trainer.dataset.selecting import prompt_of, select
-from trainer.dataset.source import json_rows
 from trainer.dataset.tokenizer import control_tokens, load_tokenizer
 from trainer.errors import ConfigError, DataError
 from trainer.schema.data import Data

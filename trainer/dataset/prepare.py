@@ -1,6 +1,6 @@
 """The whole preparation: select, render, tokenise, store, report.
 
-Runs once, in the launcher, before any process of the training starts; kctl's data verb calls the same function.
+Runs once, in the launcher, before any process of the training starts.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trainer.dataset.items import Item, Row, content_key
 from trainer.schema.data import Sample
@@ -24,23 +24,39 @@ def sample_items(rows: Sequence[Row], sample: Sample | None) -> list[Item]:
 
 
 def _per_row(rows: Sequence[Row], most: int, seed: int) -> list[Item]:
-    """The seed's sampler: one random stream over the rows in file order; rows within the cap draw nothing."""
     stream = random.Random(seed)
-    chosen: list[Item] = []
-    for row in rows:
-        chosen += stream.sample(row.items, most) if len(row.items) > most else row.items
-    return chosen
+    return [row.items[place] for row in rows for place in drawn_of_row(stream, len(row.items), most)]
+
+
+def drawn_of_row(stream: random.Random, items: int, most: int) -> Sequence[int]:
+    """Places of a row's chosen items, by the seed's sampler: one random stream over the rows in file order; rows
+    within the cap draw nothing."""
+    return stream.sample(range(items), most) if items > most else range(items)
 
 
 def _per_user(units: Sequence[tuple[str | None, str]], sample: Sample) -> list[int]:
     """Indices of the units with the smallest hashes of each user, in file order. Units without a user stand alone."""
-    groups: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    chosen = []
-    for index, (identity, key) in enumerate(units):
-        if identity is None:
-            chosen.append(index)
-        else:
-            groups[identity].append((content_key("sample", sample.seed, identity, key), index))
-    for group in groups.values():
-        chosen += [index for _, index in sorted(group)[: sample.max]]
-    return sorted(chosen)
+    ranks = [rank_of(sample, identity, key, index) for index, (identity, key) in enumerate(units)]
+    owners = [identity for identity, _ in units]
+    last = last_ranks(zip(owners, ranks, strict=True), sample.max)
+    return [i for i, owner in enumerate(owners) if owner is None or ranks[i] <= last[owner]]
+
+
+Rank = tuple[str, int]
+"""A unit's hash and its number in the file: a user's smallest are chosen."""
+
+
+def rank_of(sample: Sample, identity: str | None, key: str, number: int) -> Rank:
+    """The rank of the unit with content key `key`; without a user it stands alone and needs none."""
+    return ("" if identity is None else content_key("sample", sample.seed, identity, key)), number
+
+
+def last_ranks(ranked: Iterable[tuple[str | None, Rank]], most: int) -> dict[str, Rank]:
+    """Of each user the largest rank among its `most` smallest. Holds at most twice as many of each at a time."""
+    smallest: dict[str, list[Rank]] = defaultdict(list)
+    for owner, rank in ranked:
+        if owner is not None:
+            smallest[owner].append(rank)
+            if len(smallest[owner]) == 2 * most:
+                smallest[owner] = sorted(smallest[owner])[:most]
+    return {owner: sorted(ranks)[:most][-1] for owner, ranks in smallest.items()}
