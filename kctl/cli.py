@@ -23,6 +23,7 @@ VERBS = (
     "schema",
     "submit",
     "status",
+    "explain",
     "list",
     "logs",
     "wait",

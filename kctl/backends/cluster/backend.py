@@ -13,11 +13,14 @@ from functools import cached_property
 from typing import Any
 
 from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.facts import KUEUE, LABEL_JOB_UID, Seeker, gathered
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
+from kctl.backends.facts import Facts
 from kctl.backends.protocol import RunFiles, Work
+from kctl.backends.run_view import newest_warning
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
 from kctl.manifest import Manifest
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
@@ -30,8 +33,6 @@ RESOURCES = {
 """What kctl creates: (apiVersion, kind) -> (prefix of the path, plural)."""
 
 MANAGER = {"fieldManager": "kctl"}
-KUEUE = "/apis/kueue.x-k8s.io"
-LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 class Cluster:
@@ -98,11 +99,14 @@ class Cluster:
         """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
         about = f"involvedObject.uid={uid},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
-        events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
-        newest: Manifest = max(
-            events, key=lambda one: one.get("lastTimestamp") or one.get("eventTime") or "", default={}
-        )
-        return " ".join(str(newest.get("message", "")).split())
+        return newest_warning(self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or [])
+
+    def facts(self, run: str) -> Facts | None:
+        """All that may explain how the run is; None where there is no such job."""
+        job = self.get_job(run)
+        if job is None:
+            return None
+        return gathered(Seeker(self._api, self.namespace, job, tuple(self.list_pods(run))))
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
