@@ -24,6 +24,7 @@ VERBS = (
     "submit",
     "status",
     "explain",
+    "doctor",
     "list",
     "logs",
     "wait",

@@ -80,7 +80,9 @@ class Facts:
     @cached_property
     def wanted(self) -> dict[str, str]:
         """What one pod asks for: resource -> quantity."""
-        main = next((one for one in self.template.get("containers") or [] if one.get("name") == CONTAINER), {})
+        main: Manifest = next(
+            (one for one in self.template.get("containers") or [] if one.get("name") == CONTAINER), {}
+        )
         resources = main.get("resources") or {}
         return {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
 

@@ -61,8 +61,9 @@ def _page(facts: Facts, causes: tuple[Found, ...]) -> str:
     view, first = facts.view, causes[0]
     rows = [("Run:", f"{view.run} is {view.phase}"), ("Cause:", f"{first.sentence} [{first.name}]")]
     evidence = [*first.evidence]
-    if view.sentence and not any(view.sentence in one for one in (first.sentence, *evidence)):
-        evidence.insert(0, f"status: {redacted(view.sentence)}")
+    said = redacted(view.sentence.partition(" waits: ")[2] or view.sentence)
+    if said and not any(said in one for one in (first.sentence, *evidence)):
+        evidence.insert(0, f"status: {said}")
     rows += [("Evidence:" if number == 0 else "", one) for number, one in enumerate(evidence)]
     rows.append(("Next:", first.next))
     for other in causes[1:]:

@@ -132,12 +132,6 @@ PLACING = (
         "{cluster} get pods -A -o wide",
     ),
     Cause(
-        "selector",
-        says(_unplaced, r"didn't match Pod's node affinity/selector|didn't match scheduler-enforced node affinity"),
-        "no node has the labels that node_selector of the cluster profile asks for",
-        "{cluster} get nodes --show-labels; then correct node_selector",
-    ),
-    Cause(
         "nodes-not-ready",
         says(
             _unplaced, r"untolerated taint \{node\.kubernetes\.io/(?P<what>not-ready|unreachable|network-unavailable)"
@@ -161,11 +155,17 @@ PLACING = (
         "taint",
         says(
             _unplaced,
-            r"untolerated taint \{(?!node\.kubernetes\.io/)(?P<key>[^:}]+)(: ?(?P<value>[^}]*))?\}"
+            r"untolerated taint \{(?!node(-role)?\.kubernetes\.io/)(?P<key>[^:}]+)(: ?(?P<value>[^}]*))?\}"
             r"|taints? that the pod didn't tolerate",
         ),
         "nodes have a taint that the run does not tolerate: {key}",
         "add {{key: {key}, operator: Exists}} to tolerations of the cluster profile, if the run may go there",
+    ),
+    Cause(
+        "selector",
+        says(_unplaced, r"didn't match Pod's node affinity/selector|didn't match scheduler-enforced node affinity"),
+        "no node has the labels that node_selector of the cluster profile asks for",
+        "{cluster} get nodes --show-labels; then correct node_selector",
     ),
     Cause(
         "affinity",

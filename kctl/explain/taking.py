@@ -5,6 +5,7 @@ Words: Kubernetes 1.34, pkg/kubelet (eviction, lifecycle, nodeshutdown) and the 
 
 from kctl.backends.facts import Facts
 from kctl.explain.cause import Cause, Seen, either, says
+from kctl.manifest import Manifest
 
 _ends, _taken = Facts.pod_ends, Facts.disruptions
 
@@ -14,7 +15,7 @@ def node_away(facts: Facts) -> Seen | None:
     of = {str((pod.get("spec") or {}).get("nodeName")): pod["metadata"]["name"] for pod in facts.pods}
     for node in facts.nodes or ():
         name, conditions = node["metadata"]["name"], (node.get("status") or {}).get("conditions") or []
-        ready = next((one for one in conditions if one.get("type") == "Ready"), {})
+        ready: Manifest = next((one for one in conditions if one.get("type") == "Ready"), {})
         if name in of and ready.get("status") in ("False", "Unknown"):
             shown = f"node {name}: {ready.get('reason', 'not ready')} since {ready.get('lastTransitionTime', '?')}"
             return Seen({"node": name, "pod": of[name]}, (shown,))

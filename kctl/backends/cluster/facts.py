@@ -10,14 +10,12 @@ from typing import Any
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.queues import LABEL_JOB_UID, VOLCANO, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.facts import LOG_TAIL, Facts, pod_with_log
 from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
 
-KUEUE = "/apis/kueue.x-k8s.io"
-LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
-VOLCANO = "/apis/scheduling.volcano.sh/v1beta1"
 MOST_PODS = 4
 """Pods whose events are read: those of one run wait for the same."""
 MOST_NODES = 500
@@ -76,10 +74,9 @@ class Seeker:
         if LABEL_QUEUE not in (self.job["metadata"].get("labels") or {}):
             return None
         try:
-            version = self.api.get("look for Kueue", KUEUE)["preferredVersion"]["groupVersion"]
+            path = kueue_path(self.api, self.namespace, "workloads")
         except NotFound:
             return None
-        path = f"/apis/{version}/namespaces/{self.namespace}/workloads"
         return self.listed("workloads", path, labelSelector=f"{LABEL_JOB_UID}={self.job['metadata']['uid']}")
 
     def pod_group(self) -> Manifest | None:
