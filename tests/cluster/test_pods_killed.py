@@ -11,6 +11,7 @@ from tests.cluster.faults import (
     FIRST,
     LONG,
     STEPS,
+    evict,
     held,
     kept,
     kill,
@@ -96,13 +97,6 @@ def one_pod_of_two_deleted(team: Team) -> Scene:
         team.shell.kubectl("delete", "pod", pods[1], "--wait=false")
         until_told(team, pods[1])
     return Scene(run, followed.result())
-
-
-def evict(team: Team, pod: str) -> None:
-    """What `kubectl drain` asks for."""
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
-    path = f"/api/v1/namespaces/{team.shell.namespace}/pods/{pod}/eviction"
-    team.shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
 def uid_of(team: Team, pod: str) -> str:
