@@ -47,7 +47,7 @@ class Facts:
     nodes: tuple[Manifest, ...] | None = None
     """All where a pod has none yet, else those of the pods."""
     workloads: tuple[Manifest, ...] | None = None
-    """Kueue's of this job; None where there is no Kueue, or no right to look."""
+    """Kueue's of this job, where it names a queue; none without Kueue."""
     pod_group: Manifest | None = None
     """Volcano's."""
     log: tuple[tuple[str, str], ...] = ()

@@ -25,10 +25,10 @@ from kctl.explain.refusing import REFUSED
 def tried_job(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """The job as the API server, the operator's webhook and the administrator's rules take it."""
     if survey.job.value is not None:
-        yield ok("webhook", "the API server and all webhooks would take the job")
+        yield ok("job", "the API server and all webhooks would take the job")
     elif survey.job.error is not None:
         what, _, remedy = str(survey.job.error).partition("; ")
-        yield fail("webhook", what, remedy, type(survey.job.error))
+        yield fail("job", what, remedy, type(survey.job.error))
 
 
 def tried_pod(survey: Survey, wanted: Wanted) -> Iterator[Finding]:

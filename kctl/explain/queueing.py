@@ -59,14 +59,14 @@ def suspended(facts: Facts) -> Seen | None:
 
 def queue_silent(facts: Facts) -> Seen | None:
     """In a queue by its label, suspended, and Kueue made no Workload."""
-    if facts.view.phase is not Phase.QUEUED or facts.workloads or facts.age < SILENT_SECONDS:
+    if facts.view.phase is not Phase.QUEUED or facts.workloads != () or facts.age < SILENT_SECONDS:
         return None
     return _of_queue(facts, "is suspended and has no Workload")
 
 
 def queue_ignored(facts: Facts) -> Seen | None:
     """In a queue by its label, and started without one."""
-    if facts.view.phase not in (Phase.PENDING, Phase.RUNNING) or facts.workloads is None or facts.workloads:
+    if facts.view.phase not in (Phase.PENDING, Phase.RUNNING) or facts.workloads != ():
         return None
     return _of_queue(facts, "has no Workload and is not suspended")
 
@@ -210,7 +210,7 @@ QUEUE = (
     Cause(
         "queue-ignored",
         queue_ignored,
-        "the run names queue {queue}, but started beside it: Kueue's integration of PyTorchJobs is off",
+        "the run names queue {queue}, but started beside it: Kueue or its integration of PyTorchJobs is not there",
         "ask who runs Kueue to switch it on, or write queue: none into the cluster profile",
     ),
 )

@@ -58,6 +58,12 @@ def test_the_nodes_tell_how_large_they_are(server: ApiServer, capsys: pytest.Cap
     ]
 
 
+def test_status_of_a_run_that_waits_names_it(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    there(server, job("Created"), unplaced(NO_GPU))
+    assert kctl(["status", RUN]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next:     kctl explain {RUN}"
+
+
 def test_what_may_not_be_seen_is_said_and_holds_nothing_up(
     server: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

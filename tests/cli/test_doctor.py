@@ -150,7 +150,7 @@ _TAINT = [{"key": "team", "value": "vision", "effect": "NoSchedule"}]
         (_answer(DEPLOYMENTS, _HIDDEN), "operator", "warn", 0, "not looked at"),
         (_without("create", "pytorchjobs"), "rights", "fail", 6, "kctl submit: no right to create pytorchjobs"),
         (_without("patch", "pytorchjobs"), "rights", "warn", 0, "kctl cancel: no right to patch pytorchjobs"),
-        (_answer(f"POST {JOBS}", (500, _HOOK)), "webhook", "fail", 6, "webhook does not answer"),
+        (_answer(f"POST {JOBS}", (500, _HOOK)), "job", "fail", 6, "webhook does not answer"),
         (_answer(f"POST {CORE}/pods", (403, _PSS)), "pod", "fail", 6, "enforces Pod Security restricted:latest"),
         (_answer(f"POST {CORE}/pods", (403, "no PriorityClass with name high was found")), "pod", "fail", 6, "high"),
         (_claims(claim("data", phase="Lost")), "claims", "fail", 4, "data (data) is Lost"),

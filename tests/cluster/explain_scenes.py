@@ -29,44 +29,6 @@ from tests.cluster.team import Team
 from tests.cluster.volumes import NODE, bound_to, claim
 
 GATED = {"schedulingGates": [{"name": "kctl.dev/test"}]}
-WAITING = (
-    "image-absent",
-    "image-name",
-    "registry-away",
-    "pull-secret-absent",
-    "runs-as-root",
-    "secret-absent",
-    "secret-key-absent",
-    "config-map-absent",
-    "claim-absent",
-    "claim-no-class",
-    "claim-class-absent",
-    "claim-unbound",
-    "claim-ends",
-    "claim-lost",
-    "volume-elsewhere",
-    "mount-failed",
-    "selector",
-    "taint",
-    "nodes-cordoned",
-    "nodes-not-ready",
-    "resource-nowhere",
-    "resource-too-large",
-    "resource-busy",
-    "scheduling-gate",
-    "scheduler-silent",
-    "priority-class",
-    "service-account",
-    "runtime-class",
-    "pod-security",
-    "pod-invalid",
-    "webhook-away",
-    "policy",
-    "suspended",
-    "cancelled",
-    "deleting",
-)
-"""Causes that have a scene."""
 
 
 @dataclass(frozen=True)

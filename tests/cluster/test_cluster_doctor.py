@@ -62,7 +62,7 @@ def desk(restricted: Shell, busybox: str, tmp_path: Path) -> Desk:
 def test_from_a_bare_namespace(desk: Desk) -> None:
     code, found = desk.doctor()
     assert code == 4 and "there is no claim models (models)" in found["claims"][0]["found"]
-    assert not any(found[check] for check in ("server", "namespace", "operator", "rights", "webhook", "pod"))
+    assert not any(found[check] for check in ("server", "namespace", "operator", "rights", "job", "pod"))
     made = [claim(name, "ReadWriteMany", {"storageClassName": "none-yet"}) for name in ("models", "data", "runs")]
     with desk.shell.made(*made):
         code, found = desk.doctor("tiny")

@@ -8,12 +8,13 @@ import pytest
 
 from kctl.backends.cluster.backend import Cluster
 from kctl.explain.table import explained
-from tests.cluster.explain_scenes import WAITING, Scene, scenes, staged
+from tests.cluster.explain_scenes import Scene, scenes, staged
 from tests.cluster.faults import LONG, evict, fill, held, kill, launcher, master
 from tests.cluster.jobs import OTHER_MANAGER, job
 from tests.cluster.shell import Shell
 from tests.cluster.team import Team
 from tests.cluster.volumes import disk_as_claim
+from tests.unit.explain_sources import WAITING
 from trainer.schema.contract import Phase
 
 pytestmark = pytest.mark.timeout(900)

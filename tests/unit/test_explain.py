@@ -16,7 +16,22 @@ from kctl.explain.cause import Found
 from kctl.explain.table import GENERAL, WHOLE
 from kctl.explain.table import explained as explained_for
 from tests.unit.explain_examples import EXAMPLES, RUNNING, SAID
-from tests.unit.explain_world import NOW, RUN, STEP, event, job, kubelet, node, pod, refused, running, unplaced, waits
+from tests.unit.explain_sources import MADE, READ, WAITING
+from tests.unit.explain_world import (
+    NOW,
+    POD,
+    RUN,
+    STEP,
+    event,
+    job,
+    kubelet,
+    node,
+    pod,
+    refused,
+    running,
+    unplaced,
+    waits,
+)
 from trainer.schema.contract import ExitCode, Phase
 
 STATUSES = Path(__file__).parents[1] / "cluster" / "statuses"
@@ -32,6 +47,15 @@ def test_every_cause_has_an_example() -> None:
     assert sorted(EXAMPLES) == sorted(NAMES) and len(set(NAMES)) == len(NAMES) >= 40
     for general, special in GENERAL.items():
         assert {general, *special} <= set(NAMES), "a name that no cause has"
+
+
+def test_every_cause_was_met_or_read_somewhere() -> None:
+    met = [*WAITING, *(name for names in (*MADE.values(), *READ.values()) for name in names)]
+    assert sorted(met) == sorted(NAMES)
+    assert len(WAITING) + sum(map(len, MADE.values())) >= 25
+    made = {path: (Path(__file__).parents[2] / path).read_text() for path in MADE}
+    for path, names in MADE.items():
+        assert all(f'"{name}"' in made[path] for name in names), path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,6 +128,19 @@ def test_a_kubelets_old_complaint_is_over() -> None:
 def test_a_line_of_the_log_counts_until_the_next_step() -> None:
     assert explained(running("the attempt before failed: waiting 20 s", STEP))[0].name == "training"
     assert explained(running(STEP, "the attempt before failed: waiting 20 s"))[0].name == "waits-after-failure"
+
+
+def test_a_queue_that_may_not_be_looked_at_is_not_called_silent() -> None:
+    hidden = Facts(NOW, EXAMPLES["queue-silent"].job, workloads=None, unseen=("workloads: no right to list",))
+    assert [one.name for one in explained(hidden)] == ["queued"]
+
+
+@pytest.mark.parametrize("status", [None, {}])
+def test_an_object_with_next_to_nothing_is_borne(status: dict[str, Any] | None) -> None:
+    one, bare = ({"metadata": {"name": name}, "spec": {}, "status": status} for name in (RUN, POD))
+    seen = Facts(NOW, one, (bare,), claims=(), nodes=(), workloads=())
+    for facts in (Facts(NOW, one), Facts(NOW, one, (bare,)), seen):
+        assert all(found.sentence for found in explained(facts))
 
 
 def test_several_causes_are_all_told_and_the_general_one_is_not() -> None:

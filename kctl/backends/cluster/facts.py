@@ -70,13 +70,13 @@ class Seeker:
         return tuple(self.api.get(f"read node {name}", f"/api/v1/nodes/{name}") for name in sorted(names)[:MOST_PODS])
 
     def workloads(self) -> tuple[Manifest, ...] | None:
-        """Kueue's, of a job that names a queue."""
+        """Kueue's, of a job that names a queue; none where there is no Kueue."""
         if LABEL_QUEUE not in (self.job["metadata"].get("labels") or {}):
             return None
         try:
             path = kueue_path(self.api, self.namespace, "workloads")
         except NotFound:
-            return None
+            return ()
         return self.listed("workloads", path, labelSelector=f"{LABEL_JOB_UID}={self.job['metadata']['uid']}")
 
     def pod_group(self) -> Manifest | None:
