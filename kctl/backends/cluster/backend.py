@@ -104,12 +104,12 @@ class Cluster:
 
     def facts(self, run: str) -> Facts | None:
         """All that may explain how the run is; None where there is no such job."""
-        from kctl.backends.cluster.facts import Seeker, gathered
+        from kctl.backends.cluster.facts import gathered
 
         job = self.get_job(run)
         if job is None:
             return None
-        return gathered(Seeker(self._api, self.namespace, job, tuple(self.list_pods(run))))
+        return gathered(self._api, self.namespace, job, tuple(self.list_pods(run)))
 
     def survey(self, questions: Questions) -> Survey:
         """What the cluster answers to the questions of `kctl doctor`. Unreachable where it does not answer."""

@@ -3,9 +3,9 @@
 What one has no right to see is said in Facts.unseen and holds nothing up: only the job and its pods are needed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kctl.backends.cluster.api import Api
@@ -17,73 +17,55 @@ from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
 
 MOST_PODS = 4
-"""Pods whose events are read: those of one run wait for the same."""
+"""Pods whose events are read, and nodes of pods: those of one run wait for the same."""
 MOST_NODES = 500
 
 
 @dataclass(frozen=True)
 class Seeker:
-    """Who asks about the job of one run."""
+    """Who asks about a run of which job and pods are known."""
 
     api: Api
     namespace: str
-    job: Manifest
-    pods: tuple[Manifest, ...]
-
-    def listed(self, what: str, path: str, **query: str) -> tuple[Manifest, ...]:
-        """The items of a list."""
-        action = f"list {what} for {self.job['metadata']['name']}"
-        return tuple(self.api.get(action, path, query).get("items") or ())
-
-    def _in_namespace(self, plural: str) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/{plural}"
+    known: Facts
 
     def events(self) -> tuple[Manifest, ...]:
         """About the job, and about the first pods that have not started."""
-        waiting = [pod for pod in self.pods if _phase(pod) == "Pending"][:MOST_PODS]
-        found = [self._about(str(one["metadata"]["uid"])) for one in (self.job, *waiting)]
+        waiting = [pod for pod in self.known.pods if _phase(pod) == "Pending"][:MOST_PODS]
+        found = [self._events(f"involvedObject.uid={one['metadata']['uid']}") for one in (self.known.job, *waiting)]
         return tuple(event for events in found for event in events)
-
-    def _about(self, uid: str) -> tuple[Manifest, ...]:
-        return self.listed("events", self._in_namespace("events"), fieldSelector=f"involvedObject.uid={uid}")
 
     def claims(self) -> tuple[Manifest, ...] | None:
         """Those of the namespace, where the scheduler speaks of volumes."""
-        if not any("olume" in said for said in self._unplaced()):
-            return None
-        return self.listed("claims", self._in_namespace("persistentvolumeclaims"))
+        return self._listed("claims", f"{self._core}/persistentvolumeclaims") if self._told("olume") else None
 
     def claim_events(self) -> tuple[Manifest, ...]:
         """About claims, where the scheduler speaks of them."""
-        if not any("olume" in said for said in self._unplaced()):
-            return ()
-        kind = "involvedObject.kind=PersistentVolumeClaim"
-        return self.listed("events of claims", self._in_namespace("events"), fieldSelector=kind)
+        return self._events("involvedObject.kind=PersistentVolumeClaim") if self._told("olume") else ()
 
     def nodes(self) -> tuple[Manifest, ...] | None:
         """All where the scheduler finds too little on them; those of pods that are not well."""
-        if any("Insufficient" in said for said in self._unplaced()):
-            return self.listed("nodes", "/api/v1/nodes", limit=str(MOST_NODES))
-        names = {str(pod["spec"]["nodeName"]) for pod in self.pods if _unwell(pod) and pod["spec"].get("nodeName")}
-        if not names:
-            return None
-        return tuple(self.api.get(f"read node {name}", f"/api/v1/nodes/{name}") for name in sorted(names)[:MOST_PODS])
+        if self._told("Insufficient"):
+            return self._listed("nodes", "/api/v1/nodes", limit=str(MOST_NODES))
+        placed = [pod for pod in self.known.pods if _unwell(pod) and pod["spec"].get("nodeName")]
+        names = sorted({str(pod["spec"]["nodeName"]) for pod in placed})[:MOST_PODS]
+        return tuple(self.api.get(f"read node {name}", f"/api/v1/nodes/{name}") for name in names) or None
 
     def workloads(self) -> tuple[Manifest, ...] | None:
         """Kueue's, of a job that names a queue; none where there is no Kueue."""
-        if LABEL_QUEUE not in (self.job["metadata"].get("labels") or {}):
+        if LABEL_QUEUE not in self.known.labels:
             return None
         try:
             path = kueue_path(self.api, self.namespace, "workloads")
         except NotFound:
             return ()
-        return self.listed("workloads", path, labelSelector=f"{LABEL_JOB_UID}={self.job['metadata']['uid']}")
+        return self._listed("workloads", path, labelSelector=f"{LABEL_JOB_UID}={self.known.view.uid}")
 
     def pod_group(self) -> Manifest | None:
         """Volcano's, of a job for it."""
-        run, replicas = self.job["metadata"]["name"], (self.job["spec"].get("pytorchReplicaSpecs") or {}).values()
-        if not any(one["template"]["spec"].get("schedulerName") == "volcano" for one in replicas):
+        if self.known.template.get("schedulerName") != "volcano":
             return None
+        run = self.known.view.run
         try:
             return self.api.get(f"read PodGroup {run}", f"{VOLCANO}/namespaces/{self.namespace}/podgroups/{run}")
         except NotFound:
@@ -91,28 +73,38 @@ class Seeker:
 
     def log(self) -> tuple[tuple[str, str], ...]:
         """The last lines of the pod that has most to say."""
-        name = pod_with_log(self.pods)
+        name = pod_with_log(self.known.pods)
         if name is None:
             return ()
-        path = f"{self._in_namespace('pods')}/{name}"
         try:
-            return tuple(lines(self.api, path, False, Given(None, LOG_TAIL)))
+            return tuple(lines(self.api, f"{self._core}/pods/{name}", False, Given(None, LOG_TAIL)))
         except NotFound:
             return ()
 
-    def _unplaced(self) -> Iterable[str]:
-        for pod in self.pods:
-            for one in (pod.get("status") or {}).get("conditions") or []:
-                if one.get("type") == "PodScheduled" and one.get("status") == "False":
-                    yield str(one.get("message", ""))
+    @property
+    def _core(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}"
+
+    def _listed(self, what: str, path: str, **query: str) -> tuple[Manifest, ...]:
+        action = f"list {what} for {self.known.view.run}"
+        return tuple(self.api.get(action, path, query).get("items") or ())
+
+    def _events(self, selector: str) -> tuple[Manifest, ...]:
+        return self._listed("events", f"{self._core}/events", fieldSelector=selector)
+
+    def _told(self, word: str) -> bool:
+        return any(word in said.words for said in self.known.unplaced())
 
 
-def gathered(seeker: Seeker) -> Facts:
+def gathered(api: Api, namespace: str, job: Manifest, pods: tuple[Manifest, ...]) -> Facts:
     """All that is known of the run now."""
+    context = api.connection.context
+    known = Facts(api.now, job, pods, kubectl=f"kubectl --context {context}" if context else "kubectl")
+    seeker = Seeker(api, namespace, known)
     asked: dict[str, Callable[[], Any]] = {
         "events": seeker.events,
-        "claims": seeker.claims,
         "events of claims": seeker.claim_events,
+        "claims": seeker.claims,
         "nodes": seeker.nodes,
         "workloads": seeker.workloads,
         "podgroup": seeker.pod_group,
@@ -121,11 +113,8 @@ def gathered(seeker: Seeker) -> Facts:
     with ThreadPoolExecutor(max_workers=len(asked)) as pool:
         answers = {name: pool.submit(_tried, name, ask) for name, ask in asked.items()}
         found = {name: answer.result() for name, answer in answers.items()}
-    context = seeker.api.connection.context
-    return Facts(
-        now=seeker.api.now,
-        job=seeker.job,
-        pods=seeker.pods,
+    return replace(
+        known,
         events=(*(found["events"][0] or ()), *(found["events of claims"][0] or ())),
         claims=found["claims"][0],
         nodes=found["nodes"][0],
@@ -133,7 +122,6 @@ def gathered(seeker: Seeker) -> Facts:
         pod_group=found["podgroup"][0],
         log=found["log"][0] or (),
         unseen=tuple(why for _, why in found.values() if why),
-        kubectl=f"kubectl --context {context}" if context else "kubectl",
     )
 
 
