@@ -9,7 +9,7 @@ from kctl import console
 from kctl.backends import open_cluster
 from kctl.backends.survey import Questions
 from kctl.doctor.finding import Finding, State, Wanted, fail, ok, warn
-from kctl.doctor.rights import ALL
+from kctl.doctor.rights import asked
 from kctl.doctor.table import exit_code, findings
 from kctl.errors import KctlError, UsageError
 from kctl.manifest import the_job
@@ -37,7 +37,9 @@ def doctor(
     loaded = _loaded(config, sets or [])
     wanted, own = _wanted(loaded, namespace, config is not None)
     queue = loaded.profile.queue
-    questions = Questions(ALL, wanted.job, loaded.profile.image, (queue.kind, queue.name), wanted.secret_names)
+    questions = Questions(
+        asked(queue.kind), wanted.job, loaded.profile.image, (queue.kind, queue.name), wanted.secret_names
+    )
     cluster = open_cluster(namespace, context, loaded.profile)
     told = [*own, *findings(cluster.survey(questions), wanted)]
     if output is Output.NAME:

@@ -27,9 +27,20 @@ RIGHTS: dict[str, tuple[Right, ...]] = {
     verb: tuple((right, resource) for resource, rights in row.items() for right in rights.split())
     for verb, row in _VERBS.items()
 }
-ALL = tuple(dict.fromkeys(right for rights in RIGHTS.values() for right in rights))
+WITH_KUEUE: tuple[Right, ...] = (("list", "workloads"), ("patch", "workloads"))
+"""What cancel needs more in a queue of Kueue."""
 _NEEDED = ("submit", "status", "logs", "pull")
 """Without these kctl is of no use."""
+
+
+def needed(queue: str) -> dict[str, tuple[Right, ...]]:
+    """The rights of each verb, where runs wait in a queue of that kind."""
+    return {**RIGHTS, "cancel": RIGHTS["cancel"] + WITH_KUEUE} if queue == "kueue" else RIGHTS
+
+
+def asked(queue: str) -> tuple[Right, ...]:
+    """All of them, each once."""
+    return tuple(dict.fromkeys(right for row in needed(queue).values() for right in row))
 
 
 def rights(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
@@ -37,11 +48,13 @@ def rights(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     if not any(survey.rights.values()) and None in survey.rights.values():
         yield warn("rights", "the cluster does not say what we may do", f"{survey.kubectl} auth can-i --list")
         return
-    missing = {verb: [one for one in row if survey.rights.get(one) is False] for verb, row in RIGHTS.items()}
+    rows = needed(wanted.profile.queue.kind)
+    missing = {verb: [one for one in row if survey.rights.get(one) is False] for verb, row in rows.items()}
     for verb, gone in missing.items():
         if gone:
             named = ", ".join(f"{right} {resource}" for right, resource in gone)
-            remedy = f"ask an administrator for role kctl-user in {survey.namespace} (k8s/README.md)"
+            role = "kctl-user-kueue" if set(gone) <= set(WITH_KUEUE) else "kctl-user"
+            remedy = f"ask an administrator for role {role} in {survey.namespace} (k8s/README.md)"
             found = f"kctl {verb}: no right to {named}"
             yield fail("rights", found, remedy, Refused) if verb in _NEEDED else warn("rights", found, remedy)
     if not any(missing.values()):

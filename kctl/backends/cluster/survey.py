@@ -15,6 +15,8 @@ OPERATOR_LABEL = "control-plane=kubeflow-training-operator"
 TRIED = "kctl-doctor"
 """Name of what the server tries."""
 _AT_ONCE = 12
+_GROUPS = {"pytorchjobs": "kubeflow.org", "workloads": "kueue.x-k8s.io"}
+"""API groups of what is not in the core one."""
 
 
 def surveyed(api: Api, namespace: str, questions: Questions) -> Survey:
@@ -65,8 +67,8 @@ def _allowed(api: Api, namespace: str, right: Right) -> bool | None:
     """What a SelfSubjectAccessReview says; None where it is not answered."""
     verb, resource = right
     name, _, subresource = resource.partition("/")
-    group = "kubeflow.org" if name == "pytorchjobs" else ""
-    attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": subresource}
+    attributes = {"namespace": namespace, "verb": verb, "group": _GROUPS.get(name, ""), "resource": name}
+    attributes |= {"subresource": subresource}
     body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     try:
