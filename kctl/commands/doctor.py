@@ -72,7 +72,7 @@ def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> tuple
     except (KctlError, ConfigError) as error:
         remedy = "correct the config or its profile"
         return Wanted(loaded.profile, name, nodes, None), [fail("config", str(error), remedy, UsageError)]
-    told = [warn("config", text, f"kctl render {loaded.path.stem}") for text in rendered.warnings]
+    told = [warn("config", text, f"change it in {loaded.path.name} or in profile {name}") for text in rendered.warnings]
     if named:
         told.insert(0, ok("config", f"{loaded.path} is run {rendered.run}"))
     return Wanted(loaded.profile, name, nodes, the_job(rendered.manifests)), told

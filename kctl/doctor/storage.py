@@ -17,15 +17,18 @@ def claims(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
         yield from unseen("claims", survey.claims)
         return
     there = {claim["metadata"]["name"]: claim for claim in survey.claims.items}
-    volumes = wanted.profile.volumes
+    volumes, unbound = wanted.profile.volumes, set[str | None]()
     for use, claim in {"models": volumes.models, "data": volumes.data, "runs": volumes.runs}.items():
         live = there.get(claim.claim)
+        if live is None or (live.get("status") or {}).get("phase") == "Pending":
+            unbound.add(live and live["spec"].get("storageClassName"))
         if live is None:
-            remedy = f"{survey.kubectl} apply -k k8s/base, or correct volumes.{use} in profile {wanted.name}"
+            make = f"{survey.kubectl} -n {survey.namespace} apply -f k8s/base/team/volumes.yaml"
+            remedy = f"{make}, or correct volumes.{use} in profile {wanted.name}"
             yield fail("claims", f"there is no claim {claim.claim} ({use})", remedy, NotFound)
-            yield from _class(survey)
         else:
             yield from _claim(survey, wanted, use, claim, live)
+    yield from _classes(survey, unbound)
 
 
 def _claim(survey: Survey, wanted: Wanted, use: str, claim: Claim, live: Manifest) -> Iterator[Finding]:
@@ -37,7 +40,6 @@ def _claim(survey: Survey, wanted: Wanted, use: str, claim: Claim, live: Manifes
         )
     elif phase != "Bound" and not _binds_late(survey, live):
         yield warn("claims", f"claim {claim.claim} ({use}) is {phase or 'not bound'}", describe)
-        yield from _class(survey, live)
     elif wanted.nodes > 1 and not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
         found = f"claim {claim.claim} ({use}) is {', '.join(modes)}: {wanted.nodes} nodes cannot mount it"
         yield fail("claims", found, "use a claim with ReadWriteMany, or cluster.nodes: 1", UsageError)
@@ -60,17 +62,16 @@ def _binds_late(survey: Survey, live: Manifest) -> bool:
     return name in late
 
 
-def _class(survey: Survey, live: Manifest | None = None) -> Iterator[Finding]:
-    """Why a claim would not bind, as far as its storage class tells."""
+def _classes(survey: Survey, unbound: set[str | None]) -> Iterator[Finding]:
+    """Why claims of these classes would not bind; None: of the default one."""
     if survey.classes.value is None:
         return
     names = {one["metadata"]["name"]: one["metadata"].get("annotations") or {} for one in survey.classes.items}
-    wanted = (live or {"spec": {}})["spec"].get("storageClassName")
     listed = ", ".join(sorted(names)) or "none"
-    if wanted and wanted not in names:
+    for gone in sorted(filter(None, unbound - set(names))):
         remedy = f"make the claim anew with one of: {listed}"
-        yield fail("storage-class", f"there is no storage class {wanted}", remedy, NotFound)
-    elif wanted is None and not any(notes.get(_DEFAULT) == "true" for notes in names.values()):
+        yield fail("storage-class", f"there is no storage class {gone}", remedy, NotFound)
+    if None in unbound and not any(notes.get(_DEFAULT) == "true" for notes in names.values()):
         remedy = f"write storageClassName into the claim (there are: {listed})"
         yield warn("storage-class", "no storage class is the default one", remedy)
 
