@@ -10,11 +10,14 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from kctl.backends.run_view import RunView, event_time, newest_warning, pod_view, pods_wanted, run_view
+from kctl.config.secrets import redacted
 from kctl.manifest import Manifest
 from trainer.schema.contract import CONTAINER, Phase
 
 LOG_TAIL = 200
 """Last lines of a log that are looked at."""
+LINE_LIMIT = 500
+"""Characters of a line that are looked at or shown: what the trainer says begins with it."""
 FRESH = timedelta(minutes=15)
 """An older event is history: what still goes wrong is said again within minutes (a pull's back-off ends at five)."""
 
@@ -29,8 +32,8 @@ class Said:
 
     @property
     def line(self) -> str:
-        """As evidence."""
-        return f"{self.about}: {' '.join(self.words.split())}"
+        """As evidence: one line, without credentials, cut."""
+        return redacted(f"{self.about}: {' '.join(self.words.split())}")[:LINE_LIMIT]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Facts:
     pod_group: Manifest | None = None
     """Volcano's."""
     log: tuple[tuple[str, str], ...] = ()
-    """(RFC 3339 time, text) of the last lines of the first pod that has a log."""
+    """(RFC 3339 time, text) of the last lines of the pod that has most to say, as `last_lines` leaves them."""
     unseen: tuple[str, ...] = ()
     """What could not be looked at, and why."""
     kubectl: str = "kubectl"
@@ -191,6 +194,11 @@ class Facts:
             if name in names and (fresh is None or self.since(moment) <= fresh.total_seconds()):
                 short = {"PyTorchJob": "job", "PersistentVolumeClaim": "claim"}.get(kind, kind.lower())
                 yield Said(f"event of {short} {name}", f"{one.get('reason', '')}: {one.get('message', '')}", moment)
+
+
+def last_lines(lines: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Lines of a log without credentials, each cut."""
+    return tuple((moment, redacted(text)[:LINE_LIMIT]) for moment, text in lines)
 
 
 def pod_with_log(pods: Iterable[Manifest]) -> str | None:

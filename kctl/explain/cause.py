@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from kctl.backends.facts import Facts, Said
 from kctl.config.secrets import redacted
 
+LONGEST = 4000
+"""Characters of what somebody says that are looked at."""
+SHOWN = 300
+"""Characters of it that a sentence repeats."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -61,12 +66,12 @@ def says(who: Callable[[Facts], Iterable[Said]], pattern: str) -> Predicate:
 
     def seen(facts: Facts) -> Seen | None:
         for said in who(facts):
-            match = compiled.search(said.words)
+            match = compiled.search(said.words[:LONGEST])
             if match is not None:
                 named = {name: (value or "").strip().rstrip(".") for name, value in match.groupdict().items()}
-                words = " ".join(said.words.split())[:300]
+                words = redacted(" ".join(said.words.split()))[:SHOWN]
                 fields = {"about": said.about, "name": said.about.rpartition(" ")[2], "words": words}
-                return Seen(fields | named, (said.line[:400],))
+                return Seen(fields | named, (said.line,))
         return None
 
     return seen

@@ -53,7 +53,7 @@ def tail(facts: Facts) -> tuple[str, ...]:
     """The last lines of the log, of a run that has ended."""
     if facts.view.phase not in (Phase.FAILED, Phase.RESTARTING):
         return ()
-    return tuple(f"log: {text.strip()[:300]}" for _, text in facts.log[-LOG_LINES:] if text.strip())
+    return tuple(f"log: {text.strip()}" for _, text in facts.log[-LOG_LINES:] if text.strip())
 
 
 def crashed(pattern: str) -> Predicate:

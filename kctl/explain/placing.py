@@ -23,7 +23,7 @@ def short_of(case: str) -> Predicate:
                 wanted, largest = facts.wanted.get(resource, "1"), _largest(facts, resource)
                 if _case(wanted, largest) == case:
                     names = {"resource": resource, "wanted": wanted, "largest": largest or "", "about": said.about}
-                    shown = [said.line[:400]]
+                    shown = [said.line]
                     if largest is not None:
                         shown.append(f"nodes: {len(facts.nodes or ())}, the largest has {largest} {resource}")
                     return Seen(names, tuple(shown))

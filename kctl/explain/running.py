@@ -35,7 +35,7 @@ def quiet(facts: Facts) -> Seen | None:
     seconds = facts.since(moment)
     if seconds < QUIET_SECONDS:
         return None
-    shown = f"log: last line {seconds / 60:.0f} min ago: {text.strip()[:300]}"
+    shown = f"log: last line {seconds / 60:.0f} min ago: {text.strip()}"
     return Seen({"minutes": f"{seconds / 60:.0f}"}, (shown,))
 
 
@@ -49,7 +49,7 @@ def no_step_yet(facts: Facts) -> Seen | None:
     """It runs and has made no step."""
     if newest_step(facts) is not None:
         return None
-    last = facts.log[-1][1].strip()[:300] if facts.log else "nothing yet"
+    last = facts.log[-1][1].strip() if facts.log else "nothing yet"
     return Seen({"last": last}, (f"log: {last}",))
 
 
@@ -60,7 +60,7 @@ def steps(facts: Facts) -> Seen | None:
         return None
     left = f", about {step.eta_s / 3600:.1f} h left" if step.eta_s is not None else ""
     line = next(text for _, text in reversed(facts.log) if parse_step_line(text))
-    return Seen({"step": f"{step.step}/{step.steps}", "left": left}, (f"log: {line.strip()[:300]}",))
+    return Seen({"step": f"{step.step}/{step.steps}", "left": left}, (f"log: {line.strip()}",))
 
 
 RUNNING = (
@@ -91,7 +91,7 @@ RUNNING = (
     ),
     Cause(
         "step-without-number",
-        says(_log, r"(?P<what>.+): skipped, (?P<row>.+); items"),
+        says(_log, r"^(?P<what>.+?): skipped, (?P<row>.+?); items"),
         "steps have a loss or gradient that is no number, and are left out: {what}",
         LOGS,
     ),

@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kctl.backends.facts import Facts
+from kctl.backends.facts import Facts, last_lines
 from trainer.schema.contract import ANNOTATION_CANCELLED, LABEL_CONFIG, LABEL_REPLICA_INDEX
 
 RUN = "demo-1a2b3c4d"
@@ -162,7 +162,7 @@ def again(code: int, sentence: str) -> Facts:
 
 def logged(*lines: str, age: float = 20) -> tuple[tuple[str, str], ...]:
     """The log's last lines."""
-    return tuple((ago(age), line) for line in lines)
+    return last_lines((ago(age), line) for line in lines)
 
 
 STEP = "step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400"

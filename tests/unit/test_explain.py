@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,14 @@ def test_what_is_no_secret_stays() -> None:
         "step=100/1000 loss=1.2345 tokens_per_s=5210",
     ):
         assert redacted(text) == text
+
+
+@pytest.mark.parametrize("word", ["x", "rank 1: ", ": skipped, ", "Insufficient a.b ", "KEY=aaaaaaaa ", "-----BEGIN "])
+def test_long_lines_take_no_time(word: str) -> None:
+    started, long = time.monotonic(), word * (16_384 // len(word))
+    for facts in (running(*[long] * 200), waits("ErrImagePull", long), unplaced(long), refused(long)):
+        explained(facts)
+    assert time.monotonic() - started < 1.0
 
 
 @given(words=st.text(max_size=200), reason=st.text(max_size=30))

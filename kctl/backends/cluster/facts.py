@@ -12,7 +12,7 @@ from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.queues import LABEL_JOB_UID, VOLCANO, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
-from kctl.backends.facts import LOG_TAIL, Facts, pod_with_log
+from kctl.backends.facts import LOG_TAIL, Facts, last_lines, pod_with_log
 from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
 
@@ -77,7 +77,7 @@ class Seeker:
         if name is None:
             return ()
         try:
-            return tuple(lines(self.api, f"{self._core}/pods/{name}", False, Given(None, LOG_TAIL)))
+            return last_lines(lines(self.api, f"{self._core}/pods/{name}", False, Given(None, LOG_TAIL)))
         except NotFound:
             return ()
 

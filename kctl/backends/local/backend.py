@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kctl.backends.facts import LOG_TAIL, Facts, pod_with_log
+from kctl.backends.facts import LOG_TAIL, Facts, last_lines, pod_with_log
 from kctl.backends.local import logs
 from kctl.backends.local.env import environment, folders, pod_plans, runs_folder
 from kctl.backends.local.files import LocalFiles, write_config_maps
@@ -127,7 +127,7 @@ class Local:
             return None
         pods = tuple(self.list_pods(run))
         name = pod_with_log(pods)
-        log = () if name is None else tuple(self.log_lines(name, follow=False, since=None, tail=LOG_TAIL))
+        log = () if name is None else last_lines(self.log_lines(name, follow=False, since=None, tail=LOG_TAIL))
         return Facts(self.now(), job, pods, log=log)
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
