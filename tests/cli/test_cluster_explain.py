@@ -126,9 +126,9 @@ def test_among_200_runs_and_1000_pods_it_takes_less_than_a_second(
         each["metadata"] = {"name": f"{run}-worker-{number}", "uid": str(number), "labels": {LABEL_JOB_NAME: run}}
     server.answers |= {JOBS: [*many, mine], f"{JOBS}/{RUN}": mine, f"{CORE}/pods": pods, f"{CORE}/events": []}
     server.answers["/api/v1/nodes"] = [node(f"n{number}", gpu="8") for number in range(100)]
-    started = time.monotonic()
+    started = time.process_time()  # of the server in it, too; other tests may run beside this one
     assert kctl(["explain", "demo-1a"]) == 0
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert "[resource-busy]" in capsys.readouterr().out
     assert len(server.requests) < 15
 

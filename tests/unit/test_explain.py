@@ -187,10 +187,10 @@ def test_what_is_no_secret_stays() -> None:
 
 @pytest.mark.parametrize("word", ["x", "rank 1: ", ": skipped, ", "Insufficient a.b ", "KEY=aaaaaaaa ", "-----BEGIN "])
 def test_long_lines_take_no_time(word: str) -> None:
-    started, long = time.monotonic(), word * (16_384 // len(word))
+    started, long = time.process_time(), word * (16_384 // len(word))
     for facts in (running(*[long] * 200), waits("ErrImagePull", long), unplaced(long), refused(long)):
         explained(facts)
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @given(words=st.text(max_size=200), reason=st.text(max_size=30))
