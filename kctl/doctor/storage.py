@@ -21,7 +21,7 @@ def claims(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     for use, claim in {"models": volumes.models, "data": volumes.data, "runs": volumes.runs}.items():
         live = there.get(claim.claim)
         if live is None or (live.get("status") or {}).get("phase") == "Pending":
-            unbound.add(live and live["spec"].get("storageClassName"))
+            unbound.add(None if live is None else live["spec"].get("storageClassName"))
         if live is None:
             make = f"{survey.kubectl} -n {survey.namespace} apply -f k8s/base/team/volumes.yaml"
             remedy = f"{make}, or correct volumes.{use} in profile {wanted.name}"
