@@ -1,102 +1,42 @@
 """kctl doctor: a cluster that is ready, and one thing after the other that is missing."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from kctl.cli import run as kctl
 from kctl.doctor.rights import RIGHTS
-from tests.cli.api_server import ApiServer, serving
-
-ROOT = Path(__file__).parents[2]
-CORE = "/api/v1/namespaces/team"
-NODES = "/api/v1/nodes"
-DEPLOYMENTS = "/apis/apps/v1/deployments"
-JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
-KUEUE = "/apis/kueue.x-k8s.io"
-QUEUES = f"{KUEUE}/v1beta2/namespaces/team/localqueues"
-CONFIG = {
-    "name": "tiny",
-    "train": {
-        "model": {"path": "m"},
-        "data": {"path": "d.json", "format": "messages"},
-        "lora": {"rank": 4},
-        "optim": {"lr": 1e-3},
-    },
-    "cluster": {"gpus_per_node": 8},
-}
-Profile = Callable[..., None]
+from tests.cli.api_server import ApiServer
+from tests.cli.ready_cluster import (
+    CORE,
+    DEPLOYMENTS,
+    JOBS,
+    KUEUE,
+    NODES,
+    QUEUES,
+    ROOT,
+    Profile,
+    claim,
+    gpu_node,
+    operator,
+    ready,
+    told,
+    written,
+)
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """A cluster where a run of eight GPUs would start."""
-    with serving() as made:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig(tmp_path / "kubeconfig")))
-        made.answers |= {
-            CORE: {"metadata": {"name": "team", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
-            "/apis/kubeflow.org/v1": {"resources": []},
-            DEPLOYMENTS: [operator("v1-93c5489")],
-            f"{CORE}/persistentvolumeclaims": [claim(name) for name in ("models", "data", "runs")],
-            "/apis/storage.k8s.io/v1/storageclasses": [],
-            NODES: [gpu_node("n1"), gpu_node("n2", taints=[{"key": "nvidia.com/gpu", "effect": "NoSchedule"}])],
-            f"{CORE}/resourcequotas": [],
-            f"{CORE}/secrets": [],
-        }
+    with ready(tmp_path, monkeypatch) as made:
         yield made
 
 
 @pytest.fixture
 def profile(server: ApiServer, tmp_path: Path) -> Profile:
-    """Writes the profile `default`, and the config `tiny` with `cluster` laid over its section."""
-
-    def write(cluster: dict[str, Any] | None = None, **changes: Any) -> None:
-        host = f"127.0.0.1:{server.server_address[1]}"
-        digest = "sha256:" + "0123456789abcdef" * 4
-        server.answers[f"/v2/trainer/manifests/{digest}"] = {}
-        shipped = yaml.safe_load((ROOT / "configs" / "clusters" / "default.yaml").read_text())
-        (tmp_path / "configs" / "clusters").mkdir(parents=True, exist_ok=True)
-        value = {**shipped, "image": f"{host}/trainer@{digest}", **changes}
-        (tmp_path / "configs" / "clusters" / "default.yaml").write_text(json.dumps(value))
-        config = {**CONFIG, "cluster": {**CONFIG["cluster"], **(cluster or {})}}  # type: ignore[dict-item]
-        (tmp_path / "configs" / "tiny.yaml").write_text(json.dumps(config))
-
-    write()
-    return write
-
-
-def operator(tag: str, available: int = 1, *words: str) -> dict[str, Any]:
-    container = {"image": f"ghcr.io/kubeflow/training-v1/training-operator:{tag}", "command": ["/manager", *words]}
-    spec = {"template": {"spec": {"containers": [container]}}}
-    labels = {"control-plane": "kubeflow-training-operator"}
-    metadata = {"name": "training-operator", "namespace": "kubeflow", "labels": labels}
-    return {"metadata": metadata, "spec": spec, "status": {"availableReplicas": available}}
-
-
-def claim(name: str, mode: str = "ReadWriteMany", phase: str = "Bound", **spec: Any) -> dict[str, Any]:
-    status = {"phase": phase, "capacity": {"storage": "200Gi"}}
-    return {"metadata": {"name": name}, "spec": {"accessModes": [mode], **spec}, "status": status}
-
-
-def gpu_node(name: str, gpus: str = "8", **spec: Any) -> dict[str, Any]:
-    offered = {"cpu": "96", "memory": "1000Gi", "nvidia.com/gpu": gpus}
-    status = {"allocatable": offered, "conditions": [{"type": "Ready", "status": "True"}]}
-    return {"metadata": {"name": name}, "spec": spec, "status": status}
-
-
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[dict[str, Any]]]:
-    """(exit code, findings that are not well)."""
-    code = kctl(["doctor", *argv, "-o", "json"])
-    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-    assert all((one["state"] == "ok") == (one["next"] == "") for one in found), "a remedy for whatever is not well"
-    assert all((one["exit_code"] > 0) == (one["state"] == "fail") for one in found)
-    return code, [one for one in found if one["state"] != "ok"]
+    return written(server, tmp_path)
 
 
 def test_a_cluster_that_is_ready(server: ApiServer, profile: Profile, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,46 +187,6 @@ def test_what_the_config_itself_runs_into(
     code, found = told(capsys, "tiny")
     assert code == 0 and "hostNetwork is true" in found[0]["found"]
     assert kctl(["doctor", "absent"]) == 4, "no such config"
-
-
-_PATCH = {"name": "pytorch"}
-IN_THE_CONFIG = {
-    2: ({"pod_patch": {"restartPolicy": "Never"}}, "restartPolicy is overwritten"),
-    3: ({"pod_patch": {"containers": [{**_PATCH, "$patch": "delete"}]}}, "needs one container 'pytorch'"),
-    5: ({"pod_patch": {"containers": [{**_PATCH, "resources": {"limits": {"nvidia.com/gpu": "4"}}}]}}, "nprocPerNode"),
-    7: ({"pod_patch": {"containers": [{**_PATCH, "readinessProbe": {"tcpSocket": {"port": 1}}}]}}, "readinessProbe"),
-    16: ({"shm": "900Gi"}, "must be below memory"),
-    19: ({"pod_patch": {"containers": [{**_PATCH, "env": [{"name": "RANK", "value": "0"}]}]}}, "overridden"),
-    20: ({"pod_patch": {"terminationGracePeriodSeconds": 10}}, "terminationGracePeriodSeconds must be >= 60"),
-}
-"""Trap of the operator (numbered as in the design's list of 22) -> how a profile gets into it, and what is said."""
-BEFORE_IT_LOADS = {
-    1: ({"name": "a" * 60}, {}, "name"),
-    17: ({}, {"env": {"HUB_TOKEN": "hf_abcdefghijklmnopqrstuvwx"}}, "looks like a secret"),
-}
-"""Trap -> changes of the config and of the profile that no verb loads."""
-CANNOT_BE_WRITTEN = {4, 6, 8, 9}
-"""Replicas, standalone, suspend and TTL, cleanPodPolicy: kctl renders them itself, and test_preflight has them."""
-IN_THE_CLUSTER = {10, 11, 12, 13, 14, 15, 18, 21}
-"""Pod Security, queue, claims, Secrets, quotas, devices, digest, the operator's version: the tests above and below."""
-
-
-def test_every_trap_that_can_be_seen_beforehand_is_seen(
-    server: ApiServer, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for changes, words in IN_THE_CONFIG.values():
-        profile(**changes)
-        code, found = told(capsys, "tiny")
-        assert code == 2 and words in found[0]["found"], words
-    for config, changes, words in BEFORE_IT_LOADS.values():
-        profile(**changes)
-        (tmp_path / "configs" / "tiny.yaml").write_text(json.dumps({**CONFIG, **config}))
-        assert kctl(["doctor", "tiny"]) == 2
-        assert words in capsys.readouterr().err
-    profile()
-    code, found = told(capsys, "full_di3", "--set", "cluster.gpus_per_node=1", "--set", "train.ops.offload=false")
-    assert any("memory" in one["found"] for one in found if one["check"] == "config"), "trap 22"
-    assert {*IN_THE_CONFIG, *BEFORE_IT_LOADS, *CANNOT_BE_WRITTEN, *IN_THE_CLUSTER, 22} == set(range(1, 23))
 
 
 def test_images(server: ApiServer, profile: Profile, capsys: pytest.CaptureFixture[str]) -> None:
