@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from kctl.backends.survey import Survey
-from kctl.config.kubernetes_names import quantity
 from kctl.doctor.finding import Finding, Wanted, fail, ok, unseen, warn
 from kctl.errors import NotFound, Refused
+from kctl.explain.nodes import amount, cordoned, keeps_away, matching, offer
 from kctl.manifest import Manifest
 
 
@@ -19,7 +19,7 @@ def nodes(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     if len(left) < len(here):
         yield warn("nodes", f"{len(here) - len(left)} of {len(here)} nodes are not ready or cordoned", look)
     selector = wanted.pod.get("nodeSelector") or {}
-    left = [node for node in left if selector.items() <= (node["metadata"].get("labels") or {}).items()]
+    left = matching(left, wanted.pod)
     if not left:
         yield fail(
             "nodes",
@@ -28,24 +28,24 @@ def nodes(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
             NotFound,
         )
         return
-    for resource, amount in wanted.resources.items():
-        largest = max(_offers(node, resource) for node in left)
+    for resource, asked in wanted.resources.items():
+        largest = max(amount(offer(node, resource)) for node in left)
         if "/" in resource and largest == 0:
             remedy = f"install its device plugin, or correct gpu.resource or rdma in {profile}"
             yield fail("nodes", f"no node offers {resource}", remedy, NotFound)
             return
-        left = [node for node in left if _offers(node, resource) >= _amount(amount)]
+        left = [node for node in left if amount(offer(node, resource)) >= amount(asked)]
         if not left:
-            found = f"a pod asks for {amount} {resource}, the largest node has {largest:g}"
+            found = f"a pod asks for {asked} {resource}, the largest node has {largest:g}"
             yield fail("nodes", found, f"lower cluster.gpus_per_node, or cpu and memory in {profile}", NotFound)
             return
     yield from _taints(wanted, left)
 
 
 def _taints(wanted: Wanted, left: list[Manifest]) -> Iterator[Finding]:
-    open_to_us = [node for node in left if not _keeps_away(node, wanted.pod)]
+    open_to_us = [node for node in left if not keeps_away(node, wanted.pod)]
     if not open_to_us:
-        taints = sorted({taint for node in left for taint in _keeps_away(node, wanted.pod)})
+        taints = sorted({taint for node in left for taint in keeps_away(node, wanted.pod)})
         remedy = f"add {{key: {taints[0].partition('=')[0]}, operator: Exists}} to tolerations in profile {wanted.name}"
         yield fail(
             "nodes",
@@ -57,7 +57,7 @@ def _taints(wanted: Wanted, left: list[Manifest]) -> Iterator[Finding]:
         found = f"{len(open_to_us)} nodes can take a pod of the run, which has {wanted.nodes}"
         yield warn("nodes", found, "lower cluster.nodes, or wait for more nodes")
     else:
-        devices = ", ".join(f"{amount} {name}" for name, amount in wanted.resources.items() if "/" in name)
+        devices = ", ".join(f"{asked} {name}" for name, asked in wanted.resources.items() if "/" in name)
         yield ok("nodes", f"{len(open_to_us)} nodes can take a pod of a run{f' with {devices}' if devices else ''}")
 
 
@@ -80,13 +80,13 @@ def quotas(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
         hard, used = quota["spec"].get("hard") or {}, (quota.get("status") or {}).get("used") or {}
         name, tight = quota["metadata"]["name"], False
         for resource, limit in hard.items():
-            need = _amount(_asked(wanted, resource)) * (1 if resource.startswith("count/") else wanted.nodes)
+            need = amount(_asked(wanted, resource)) * (1 if resource.startswith("count/") else wanted.nodes)
             found = f"quota {name}: {limit} {resource}, {used.get(resource, '0')} used, a run asks for {need:g}"
             look = f"{survey.kubectl} -n {survey.namespace} describe resourcequota {name}"
-            if need > _amount(limit):
+            if need > amount(limit):
                 yield fail("quota", found, f"ask for a larger quota, or make the run smaller; {look}", Refused)
                 tight = True
-            elif need and need > _amount(limit) - _amount(used.get(resource, "0")):
+            elif need and need > amount(limit) - amount(used.get(resource, "0")):
                 yield warn("quota", found, f"a run waits until another one has ended; {look}")
                 tight = True
         if not tight:
@@ -104,37 +104,8 @@ def _asked(wanted: Wanted, resource: str) -> str:
 def _ready(node: Manifest) -> bool:
     conditions = (node.get("status") or {}).get("conditions") or []
     well = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
-    return well and not (node.get("spec") or {}).get("unschedulable")
-
-
-def _keeps_away(node: Manifest, pod: Manifest) -> list[str]:
-    """Taints of a node that the pod does not tolerate, as KEY=VALUE."""
-    taints = [one for one in (node.get("spec") or {}).get("taints") or [] if one.get("effect") != "PreferNoSchedule"]
-    return [
-        f"{taint['key']}={taint.get('value', '')}".rstrip("=")
-        for taint in taints
-        if not any(_tolerates(toleration, taint) for toleration in pod.get("tolerations") or [])
-    ]
-
-
-def _tolerates(toleration: Manifest, taint: Manifest) -> bool:
-    if toleration.get("effect") not in (None, "", taint.get("effect")):
-        return False
-    if toleration.get("key") not in (None, "", taint["key"]):
-        return False
-    return toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", "")
-
-
-def _offers(node: Manifest, resource: str) -> float:
-    return _amount(((node.get("status") or {}).get("allocatable") or {}).get(resource, "0"))
+    return well and not cordoned(node)
 
 
 def _pairs(selector: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in selector.items()) or "that it needs"
-
-
-def _amount(text: object) -> float:
-    try:
-        return float(quantity(str(text)))
-    except ValueError:
-        return 0.0

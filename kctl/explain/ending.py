@@ -108,7 +108,7 @@ SAID = (
     ),
     Cause(
         "model-absent",
-        code(ExitCode.CONFIG, says_so=r"train\.model|copy the model again|safetensors"),
+        code(ExitCode.CONFIG, says_so=r"train\.model|copy the model again|safetensors|may not be read"),
         "the base model cannot be used: {why}",
         "put the model onto the models volume; then " + RESUME,
     ),

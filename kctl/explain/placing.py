@@ -1,58 +1,12 @@
 """Causes while pods are there and have no node. The scheduler's words: Kubernetes 1.34, pkg/scheduler/framework."""
 
-import re
-
 from kctl.backends.facts import Facts
-from kctl.config.kubernetes_names import quantity
-from kctl.explain.cause import Cause, Predicate, Seen, says
+from kctl.explain.cause import Cause, Seen, says
+from kctl.explain.fitting import condition, held_back, short_of, taint, unmatched
+from kctl.explain.nodes import cordoned
 from kctl.explain.queueing import SILENT_SECONDS
 
 _unplaced = Facts.unplaced
-_INSUFFICIENT = re.compile(r"Insufficient ([\w./-]*\w)")
-
-
-def short_of(case: str) -> Predicate:
-    """The scheduler finds too little of a resource, and the nodes show why.
-
-    `case`: nowhere (no node has any), too-large (no node has so much), busy (others have it), unknown (nodes unseen).
-    """
-
-    def seen(facts: Facts) -> Seen | None:
-        for said in facts.unplaced():
-            for resource in _INSUFFICIENT.findall(said.words):
-                wanted, largest = facts.wanted.get(resource, "1"), _largest(facts, resource)
-                if _case(wanted, largest) == case:
-                    names = {"resource": resource, "wanted": wanted, "largest": largest or "", "about": said.about}
-                    shown = [said.line]
-                    if largest is not None:
-                        shown.append(f"nodes: {len(facts.nodes or ())}, the largest has {largest} {resource}")
-                    return Seen(names, tuple(shown))
-        return None
-
-    return seen
-
-
-def _largest(facts: Facts, resource: str) -> str | None:
-    """The most of a resource that one node offers to pods, as it is written there; None where no node was seen."""
-    if facts.nodes is None:
-        return None
-    offered = [((node.get("status") or {}).get("allocatable") or {}).get(resource, "0") for node in facts.nodes]
-    return max(map(str, offered), key=_amount, default="0")
-
-
-def _case(wanted: str, largest: str | None) -> str:
-    if largest is None:
-        return "unknown"
-    if _amount(largest) == 0:
-        return "nowhere"
-    return "too-large" if _amount(wanted) > _amount(largest) else "busy"
-
-
-def _amount(text: str) -> float:
-    try:
-        return float(quantity(text))
-    except ValueError:
-        return 0.0
 
 
 def ignored(facts: Facts) -> Seen | None:
@@ -102,6 +56,12 @@ PLACING = (
         "{cluster} get deployments -A -l control-plane=kubeflow-training-operator -o yaml",
     ),
     Cause(
+        "selector",
+        unmatched,
+        "no node has the labels that node_selector of the cluster profile asks for",
+        "{cluster} get nodes --show-labels; then correct node_selector",
+    ),
+    Cause(
         "resource-nowhere",
         short_of("nowhere"),
         "no node offers {resource}: its device plugin does not run, or the resource has another name",
@@ -132,40 +92,41 @@ PLACING = (
         "{cluster} get pods -A -o wide",
     ),
     Cause(
+        "taint",
+        held_back(
+            r"untolerated taint \{(?!node(-role)?\.kubernetes\.io/)(?P<key>[^:}]+)(: ?(?P<value>[^}]*))?\}"
+            r"|taints? that the pod didn't tolerate",
+            taint,
+        ),
+        "nodes have a taint that the run does not tolerate: {key}",
+        "add {{key: {key}, operator: Exists}} to tolerations of the cluster profile, if the run may go there",
+    ),
+    Cause(
+        "nodes-cordoned",
+        held_back(
+            r"node\(s\) were unschedulable|untolerated taint \{node\.kubernetes\.io/unschedulable",
+            lambda node, _: "cordoned" if cordoned(node) else "",
+        ),
+        "nodes are cordoned: somebody keeps new pods away from them",
+        "{cluster} get nodes; then kubectl uncordon NODE",
+    ),
+    Cause(
         "nodes-not-ready",
-        says(
-            _unplaced, r"untolerated taint \{node\.kubernetes\.io/(?P<what>not-ready|unreachable|network-unavailable)"
+        held_back(
+            r"untolerated taint \{node\.kubernetes\.io/(?P<what>not-ready|unreachable|network-unavailable)",
+            condition("not-ready", "unreachable", "network-unavailable"),
         ),
         "nodes are {what}",
         "{cluster} get nodes",
     ),
     Cause(
         "nodes-under-pressure",
-        says(_unplaced, r"untolerated taint \{node\.kubernetes\.io/(?P<what>disk|memory|pid)-pressure"),
-        "nodes are short of {what} themselves and take no pods",
-        "{cluster} describe nodes",
-    ),
-    Cause(
-        "nodes-cordoned",
-        says(_unplaced, r"node\(s\) were unschedulable|untolerated taint \{node\.kubernetes\.io/unschedulable"),
-        "nodes are cordoned: somebody keeps new pods away from them",
-        "{cluster} get nodes; then kubectl uncordon NODE",
-    ),
-    Cause(
-        "taint",
-        says(
-            _unplaced,
-            r"untolerated taint \{(?!node(-role)?\.kubernetes\.io/)(?P<key>[^:}]+)(: ?(?P<value>[^}]*))?\}"
-            r"|taints? that the pod didn't tolerate",
+        held_back(
+            r"untolerated taint \{node\.kubernetes\.io/(?P<what>(disk|memory|pid)-pressure)",
+            condition("disk-pressure", "memory-pressure", "pid-pressure"),
         ),
-        "nodes have a taint that the run does not tolerate: {key}",
-        "add {{key: {key}, operator: Exists}} to tolerations of the cluster profile, if the run may go there",
-    ),
-    Cause(
-        "selector",
-        says(_unplaced, r"didn't match Pod's node affinity/selector|didn't match scheduler-enforced node affinity"),
-        "no node has the labels that node_selector of the cluster profile asks for",
-        "{cluster} get nodes --show-labels; then correct node_selector",
+        "nodes have {what} and take no pods",
+        "{cluster} describe nodes",
     ),
     Cause(
         "affinity",

@@ -11,7 +11,7 @@ from tests.cluster.shell import Shell
 from tests.cluster.volumes import claim
 
 pytestmark = pytest.mark.timeout(600)
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "tiny",
     "train": {
         "model": {"path": "m"},
@@ -36,7 +36,7 @@ class Desk:
         value = {"image": self.image, "volumes": volumes, "cpu": "100m", "memory": "1Gi", "shm": "64Mi"}
         (self.folder / "configs" / "clusters").mkdir(parents=True, exist_ok=True)
         (self.folder / "configs" / "clusters" / "default.yaml").write_text(json.dumps({**value, **changes}))
-        config = {**CONFIG, "cluster": {**CONFIG["cluster"], **(cluster or {})}}  # type: ignore[dict-item]
+        config = {**CONFIG, "cluster": {**CONFIG["cluster"], **(cluster or {})}}
         (self.folder / "configs" / "tiny.yaml").write_text(json.dumps(config))
 
     def doctor(self, *argv: str, **more: Any) -> tuple[int, dict[str, list[dict[str, Any]]]]:

@@ -236,7 +236,7 @@ SAID = {
     "deadline": ended(137, operator=f"Job {RUN} has failed because it was active longer than specified deadline"),
     "backoff-limit": ended(137, operator=f"Job {RUN} has failed because it has reached the specified backoff limit"),
     "other-version": ended(2, "/etc/kctl/config.json: run 'a-1' is not the name: kctl and this image disagree"),
-    "model-absent": ended(2, "/models/x/config.json: No such file: train.model must be a folder with a model"),
+    "model-absent": ended(2, "/models/x: no such model folder: copy the model there, or correct train.model.path"),
     "config": ended(2, "environment: PET_NNODES must be a plain number"),
     "data-absent": ended(3, "/data/train.json: no such file: copy it to the data volume, or correct train.data.path"),
     "data": ended(3, "no item is left after sampling"),

@@ -94,11 +94,12 @@ def unplaced(message: str, reason: str = "Unschedulable", **facts: Any) -> Facts
     return Facts(NOW, facts.pop("job", job("Created")), (pod(conditions=[told]),), **facts)
 
 
-def node(name: str = "n1", ready: str = "True", **allocatable: str) -> Object:
-    """A node that offers so much."""
+def node(name: str = "n1", ready: str = "True", spec: Object | None = None, **allocatable: str) -> Object:
+    """A node that offers so much; its label `name` is its name."""
     offered = {key.replace("gpu", "nvidia.com/gpu"): value for key, value in allocatable.items()}
     conditions = [{"type": "Ready", "status": ready, "reason": "NodeStatusUnknown", **_at(90)}]
-    return {"metadata": {"name": name}, "status": {"allocatable": offered, "conditions": conditions}}
+    metadata = {"name": name, "labels": {"name": name}}
+    return {"metadata": metadata, "spec": spec or {}, "status": {"allocatable": offered, "conditions": conditions}}
 
 
 def claim(phase: str, name: str = "data") -> Object:

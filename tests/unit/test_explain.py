@@ -149,6 +149,48 @@ def test_several_causes_are_all_told_and_the_general_one_is_not() -> None:
     assert [one.name for one in explained(both)] == ["resource-short", "nodes-cordoned"]
 
 
+TEAM = {"key": "team", "value": "vision", "effect": "NoSchedule"}
+AWAY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+ALL_AT_ONCE = (
+    "0/4 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint "
+    "{node.kubernetes.io/not-ready: }, 1 node(s) had untolerated taint {team: vision}, 1 node(s) were unschedulable."
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "causes"),
+    [
+        ("tainted", ["taint"]),
+        ("away", ["nodes-not-ready"]),
+        ("cordoned", ["nodes-cordoned"]),
+        ("nowhere", ["selector"]),
+        ("well", ["unplaced"]),
+        (None, ["taint", "nodes-cordoned", "nodes-not-ready"]),
+    ],
+)
+def test_of_many_nodes_those_count_that_the_run_may_go_to(wanted: str | None, causes: list[str]) -> None:
+    """The scheduler says one reason a node, and of a tainted one never that it has other labels, too."""
+    nodes = (
+        node("well"),
+        node("tainted", spec={"taints": [TEAM]}),
+        node("away", spec={"taints": [AWAY]}),
+        node("cordoned", spec={"unschedulable": True}),
+    )
+    selector = {"nodeSelector": {"name": wanted}} if wanted else {}
+    facts = unplaced(ALL_AT_ONCE, job=job("Created", pod=selector), nodes=nodes)
+    assert [one.name for one in explained(facts)] == causes
+    if wanted == "tainted":
+        assert "node tainted: team=vision" in explained(facts)[0].evidence and "{key: team," in explained(facts)[0].next
+
+
+def test_without_a_look_at_nodes_a_selector_is_named_where_nothing_else_is() -> None:
+    assert [one.name for one in explained(unplaced(ALL_AT_ONCE))] == ["taint", "nodes-cordoned", "nodes-not-ready"]
+    plain = (
+        "0/5 nodes are available: 3 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 node(s) "
+    )
+    assert explained(unplaced(plain + "didn't match Pod's node affinity/selector."))[0].name == "selector"
+
+
 def test_the_second_resource_that_is_short_is_named() -> None:
     text = "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient nvidia.com/gpu."
     found = explained(unplaced(text, nodes=(node(cpu="64"),)))

@@ -44,8 +44,8 @@ class Seeker:
         return self._events("involvedObject.kind=PersistentVolumeClaim") if self._told("olume") else ()
 
     def nodes(self) -> tuple[Manifest, ...] | None:
-        """All where the scheduler finds too little on them; those of pods that are not well."""
-        if self._told("Insufficient"):
+        """All where the scheduler says what is wrong with them; those of pods that are not well."""
+        if any(map(self._told, ("Insufficient", "taint", "selector", "unschedulable"))):
             return self._listed("nodes", "/api/v1/nodes", limit=str(MOST_NODES))
         placed = [pod for pod in self.known.pods if _unwell(pod) and pod["spec"].get("nodeName")]
         names = sorted({str(pod["spec"]["nodeName"]) for pod in placed})[:MOST_PODS]
