@@ -74,7 +74,8 @@ def _tree(group: typer.Typer, said: str) -> dict[str, Any]:
 
 
 def parameters(verb: Verb) -> dict[str, list[dict[str, Any]]]:
-    """`arguments` and `options` of a verb, each with help, value (empty: a flag), choices, and whether it repeats."""
+    """`arguments` and `options` of a verb, each with help, value (empty: a flag), choices, and whether it repeats; of an
+    argument also whether it may be left out."""
     found: dict[str, list[dict[str, Any]]] = {"arguments": [], "options": []}
     for name, parameter in inspect.signature(verb).parameters.items():
         kind, info = get_args(parameter.annotation)
@@ -92,14 +93,14 @@ def parameters(verb: Verb) -> dict[str, list[dict[str, Any]]]:
             names = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
             found["options"].append({"names": names or [f"--{name.replace('_', '-')}"], **said})
         elif isinstance(info, ArgumentInfo):
-            found["arguments"].append(said)
+            found["arguments"].append({**said, "optional": parameter.default is not inspect.Parameter.empty})
     return found
 
 
 def _chapter(names: tuple[str, ...], verb: Verb) -> str:
     said, lines = told(verb)
     found = parameters(verb)
-    usage = " ".join(("kctl", *names, *(f"{one['value']}{_dots(one)}" for one in found["arguments"])))
+    usage = " ".join(("kctl", *names, *map(_usage, found["arguments"])))
     parts = [f"## {usage}\n", f"{said}\n"]
     if lines:
         parts.append("```bash\n" + "\n".join(lines) + "\n```\n")
@@ -111,8 +112,9 @@ def _chapter(names: tuple[str, ...], verb: Verb) -> str:
     return "\n".join(parts)
 
 
-def _dots(argument: dict[str, Any]) -> str:
-    return "..." if argument["many"] and not argument["value"].endswith("...") else ""
+def _usage(argument: dict[str, Any]) -> str:
+    dots = "..." if argument["many"] and not argument["value"].endswith("...") else ""
+    return f"[{argument['value']}{dots}]" if argument["optional"] else f"{argument['value']}{dots}"
 
 
 if __name__ == "__main__":

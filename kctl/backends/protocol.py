@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from kctl.backends.facts import Facts
+
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON would have it."""
 
@@ -91,6 +93,10 @@ class Backend(LogSource, Protocol):
 
     def newest_warning(self, run: str, uid: str) -> str:
         """What the cluster last complained about that very job, in one line; empty where it did not."""
+        ...
+
+    def facts(self, run: str) -> Facts | None:
+        """All that may explain how the run is; None where there is no such job."""
         ...
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """What people see of a run, derived from its PyTorchJob and pods: one view for both backends. Talks to nobody."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kctl.manifest import Manifest
@@ -151,6 +151,18 @@ def condition(job: Manifest, kind: str) -> Manifest | None:
     """The job's condition of that type where it is True."""
     conditions = (job.get("status") or {}).get("conditions") or []
     return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
+
+
+def event_time(event: Manifest) -> str:
+    """When it happened last (RFC 3339)."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    return str(event.get("lastTimestamp") or series or event.get("eventTime") or event.get("firstTimestamp") or "")
+
+
+def newest_warning(warnings: Iterable[Manifest]) -> str:
+    """What the newest of these events says, in one line; empty where there is none."""
+    newest = max(warnings, key=event_time, default={})
+    return " ".join(str(newest.get("message", "")).split())
 
 
 def _ended(job: Manifest) -> str:

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from kctl import console
-from kctl.errors import NotFound, UsageError
-from kctl.run.find import located, view_of
+from kctl.errors import UsageError
+from kctl.run.find import gone, located, view_of
 from kctl.run.gauges import Gauges
 from kctl.run.live import all_settled, screens, watch
 from kctl.run.logs import with_progress
@@ -56,6 +56,6 @@ def status(
         f"kctl status -w {name}{flags}",
     )
     if not found:
-        raise NotFound(f"run {name} is gone: somebody deleted it; submit again to resume")
+        raise gone(name)
     if not screens():
         console.data(status_page(found[0].view, flags, output, backend.now()))

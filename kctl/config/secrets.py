@@ -15,6 +15,14 @@ _TOKENS = re.compile(
 _HEX_KEY = re.compile(r"[0-9a-f]{40}")
 """A wandb key; a commit looks the same, so names that say commit, sha, revision or digest may hold one."""
 
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY.*", re.DOTALL)
+_ASSIGNED = re.compile(
+    r"(\b\w*(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION)[\"']?\s*[=:]\s*[\"']?(?:Bearer |Basic )?)"
+    r"(?![\"'\s])[^\s\"',;]{8,}",
+    re.IGNORECASE,
+)
+"""NAME=VALUE or `NAME: VALUE` in a line of text."""
+
 _HASH_NAMES = re.compile(r"COMMIT|SHA|REVISION|DIGEST|HASH")
 _SECRET_NAMES = re.compile(r"(^|_)(API)?(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)")
 _PASSWORD_NAMES = re.compile(r"(^|_)(PASSWORD|PASSWD|PASSPHRASE)(_|$)")
@@ -32,6 +40,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def token_in(text: str) -> bool:
     """True where `text` holds a well-known kind of credential."""
     return bool(_TOKENS.search(text) or _HEX_KEY.fullmatch(text))
+
+
+def redacted(text: str) -> str:
+    """`text` without what looks like a credential: for words of others, such as events and logs."""
+    whole = _PRIVATE_KEY.sub("[secret]", text)
+    return _TOKENS.sub("[secret]", _ASSIGNED.sub(r"\1[secret]", whole))
 
 
 def secret_problem(name: str, value: str) -> str | None:

@@ -84,7 +84,7 @@ def several(
             console.say(note)
         job = backend.get_job(run)
         if job is None:
-            raise NotFound(f"run {run} is gone: somebody deleted it; see kctl list")
+            raise gone(run)
         if run in (one["metadata"]["name"] for one in jobs):
             raise UsageError(f"{text!r} is run {run}, which was named before: name another one")
         jobs.append(job)
@@ -169,8 +169,13 @@ def view_of(backend: Backend, run: str) -> RunView:
     """The run as it is now; NotFound where it is gone."""
     view = look(backend, run)
     if view is None:
-        raise NotFound(f"run {run} is gone: somebody deleted it; submit again to resume")
+        raise gone(run)
     return view
+
+
+def gone(run: str) -> NotFound:
+    """The error for a run that was there a moment ago."""
+    return NotFound(f"run {run} is gone: somebody deleted it; submit again to resume")
 
 
 def say_what_it_waits_for(view: RunView, said: set[str]) -> None:

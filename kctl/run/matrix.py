@@ -17,7 +17,7 @@ from kctl.backends.run_view import RunView
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, Refused, Unreachable, UsageError
 from kctl.manifest import Manifest
-from kctl.run.find import look, say_what_it_waits_for
+from kctl.run.find import gone, look, say_what_it_waits_for
 from kctl.run.logs import with_progress
 from kctl.run.start import start
 from kctl.run.submit import Decision
@@ -193,8 +193,7 @@ class Line:
             say_what_it_waits_for(view, self._said)
             return
         if view is None:
-            error = KctlError(f"run {run} is gone: somebody deleted it; submit again to resume")
-            self._ended[run] = Outcome(begun.variant, begun.decision, error=error)
+            self._ended[run] = Outcome(begun.variant, begun.decision, error=gone(run))
         else:
             self._ended[run] = Outcome(begun.variant, begun.decision, with_progress(self._backend, view))
         del self.active[run]

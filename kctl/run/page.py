@@ -74,13 +74,16 @@ def next_command(view: RunView, flags: str) -> str:
     if view.phase is Phase.SUCCEEDED:
         return f"kctl pull {view.run}{flags}"
     if view.phase is Phase.CANCELLED:
-        return _resume(view, flags)
+        return resume(view, flags)
     if view.phase is Phase.FAILED:
-        return f"kctl logs {view.run}{flags}; then {_resume(view, flags)}"
+        return f"kctl logs {view.run}{flags}; then {resume(view, flags)}"
+    if view.phase in (Phase.PENDING, Phase.QUEUED, Phase.RESTARTING):
+        return f"kctl explain {view.run}{flags}"
     return f"kctl logs -f {view.run}{flags}"
 
 
-def _resume(view: RunView, flags: str) -> str:
+def resume(view: RunView, flags: str) -> str:
+    """The command that takes a run up again that has ended."""
     # A config that was edited since, or was given --set, names another run today: its bare name would start that one.
     if view.config and run_of_config(view.config) == view.run:
         return f"kctl submit {view.config}{flags} (resumes)"

@@ -1,5 +1,6 @@
 """What tests do to a run while it trains, to its pods and to the API server, and how they read what became of it."""
 
+import json
 import os
 import re
 import signal
@@ -87,6 +88,23 @@ def until_there(path: Path, size: int) -> float:
         assert time.monotonic() < end, f"{path} does not grow to {size} bytes"
         time.sleep(0.005)
     return time.monotonic()
+
+
+def evict(team: Team, pod: str) -> None:
+    """What `kubectl drain` asks for."""
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    path = f"/api/v1/namespaces/{team.shell.namespace}/pods/{pod}/eviction"
+    team.shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as ballast:
+        try:
+            while ballast.write(bytes(4096)):
+                continue
+        except OSError:
+            return
 
 
 def newest(team: Team, run: str) -> int:

@@ -78,7 +78,7 @@ class Shell:
         try:
             yield
         finally:
-            self.kubectl("delete", "-f", "-", "--wait=false", stdin=text)
+            self.kubectl("delete", "-f", "-", "--wait=false", "--ignore-not-found", stdin=text)
 
     @contextlib.contextmanager
     def quota(self, name: str, hard: dict[str, str]) -> Iterator[None]:

@@ -12,6 +12,7 @@ from tests.cluster.faults import (
     FIRST,
     LONG,
     STEPS,
+    evict,
     held,
     kept,
     kill,
@@ -103,13 +104,6 @@ def one_pod_of_two_deleted(team: Team) -> Scene:
         team.until(lambda: team.attempts(run)[:1] == [ExitCode.PREEMPTED], "both have saved and ended")
         seconds = time.monotonic() - told
     return Scene(run, followed.result(), seconds)
-
-
-def evict(team: Team, pod: str) -> None:
-    """What `kubectl drain` asks for."""
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
-    path = f"/api/v1/namespaces/{team.shell.namespace}/pods/{pod}/eviction"
-    team.shell.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
 def uid_of(team: Team, pod: str) -> str:

@@ -22,6 +22,7 @@ from tests.cluster.faults import (
     FIRST,
     LONG,
     STEPS,
+    fill,
     held,
     kept,
     log,
@@ -100,16 +101,6 @@ def disk_full(team: Team) -> Scene:
     resize(path, 64)
     done["again"] = there.kctl("submit", "full", "--follow")
     return Scene(run, there, done, {"status": status})
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as ballast:
-        try:
-            while ballast.write(bytes(4096)):
-                continue
-        except OSError:
-            return
 
 
 def old_launcher_wakes(team: Team) -> Scene:

@@ -122,6 +122,12 @@ def _status(person: Person, run: str) -> Outcome:
     return worked, done.stderr
 
 
+def _explain(person: Person, run: str) -> Outcome:
+    done, waits = person.kctl("explain", run, "-o", "json"), person.kctl("explain", WAITS)
+    worked = done.returncode == 0 and "step 20/100" in done.stdout and WHY in waits.stdout
+    return worked, done.stderr
+
+
 def _list(person: Person, run: str) -> Outcome:
     done = person.kctl("list", "-o", "json")
     found = {one["run"]: one for one in (json.loads(done.stdout) if done.returncode == 0 else [])}
@@ -237,6 +243,7 @@ _pruning = threading.Lock()
 SCENES = {
     "submit": Scene(_failed_config, _submit),
     "status": Scene(_nothing, _status),
+    "explain": Scene(_nothing, _explain),
     "list": Scene(_nothing, _list),
     "diff": Scene(_submitted, _diff),
     "logs": Scene(_nothing, _logs),

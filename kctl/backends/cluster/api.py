@@ -25,6 +25,8 @@ RETRY_SECONDS = 6.0
 LONGEST_PAUSE = 4.0
 """Seconds between two tries, also where the server's Retry-After asks for more."""
 
+_METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+
 Query = dict[str, str]
 Answer = TypeVar("Answer")
 
@@ -58,6 +60,11 @@ class Api:
         """GET as JSON, repeated on 429, 5xx and cut connections for RETRY_SECONDS."""
         call = self.call(action, path)
         return retried(lambda left: self._json("GET", call, query, None, min(CONNECT_SECONDS, left)))
+
+    def metadata(self, action: str, path: str) -> Manifest:
+        """GET of an object's metadata alone: what else is in it stays on the server."""
+        call = self.call(action, path)
+        return retried(lambda left: self._json("GET", call, None, None, min(CONNECT_SECONDS, left), _METADATA))
 
     def post(self, action: str, path: str, body: Manifest, query: Query | None = None) -> Manifest:
         """POST, repeated only where nothing was made for sure: else the caller compares what is there."""
@@ -96,11 +103,17 @@ class Api:
         return self._configuration
 
     def _json(
-        self, method: str, call: Call, query: Query | None, body: Manifest | None, connect: float = CONNECT_SECONDS
+        self,
+        method: str,
+        call: Call,
+        query: Query | None,
+        body: Manifest | None,
+        connect: float = CONNECT_SECONDS,
+        accept: str = "application/json",
     ) -> Manifest:
         from urllib3.exceptions import HTTPError
 
-        response = self._open(method, call, query, body, (connect, READ_SECONDS))
+        response = self._open(method, call, query, body, (connect, READ_SECONDS), accept)
         try:
             value = json.loads(response.read())
         except (HTTPError, OSError) as error:
@@ -117,7 +130,13 @@ class Api:
         return value
 
     def _open(
-        self, method: str, call: Call, query: Query | None, body: Manifest | None, seconds: tuple[float, float]
+        self,
+        method: str,
+        call: Call,
+        query: Query | None,
+        body: Manifest | None,
+        seconds: tuple[float, float],
+        accept: str = "application/json",
     ) -> Any:
         """The response, its body unread; any status but 2xx is raised."""
         from urllib3 import Timeout
@@ -128,7 +147,7 @@ class Api:
             response = self._pool.request(
                 method,
                 call.host + call.path + (f"?{urlencode(query)}" if query else ""),
-                headers={"accept": "application/json", "user-agent": "kctl", **self.headers()}
+                headers={"accept": accept, "user-agent": "kctl", **self.headers()}
                 | ({"content-type": content} if body is not None else {}),
                 body=None if body is None else json.dumps(body).encode(),
                 timeout=Timeout(connect=seconds[0], read=seconds[1]),

@@ -15,9 +15,13 @@ from typing import Any
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.queues import LABEL_JOB_UID, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
+from kctl.backends.facts import Facts
 from kctl.backends.protocol import RunFiles, Work
+from kctl.backends.run_view import newest_warning
+from kctl.backends.survey import Questions, Survey
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
 from kctl.manifest import Manifest, config_map_of
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
@@ -30,8 +34,6 @@ RESOURCES = {
 """What kctl creates: (apiVersion, kind) -> (prefix of the path, plural)."""
 
 MANAGER = {"fieldManager": "kctl"}
-KUEUE = "/apis/kueue.x-k8s.io"
-LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 class Cluster:
@@ -108,11 +110,22 @@ class Cluster:
         """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
         about = f"involvedObject.uid={uid},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
-        events = self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or []
-        newest: Manifest = max(
-            events, key=lambda one: one.get("lastTimestamp") or one.get("eventTime") or "", default={}
-        )
-        return " ".join(str(newest.get("message", "")).split())
+        return newest_warning(self._api.get(f"list events of {run}", path, {"fieldSelector": about}).get("items") or [])
+
+    def facts(self, run: str) -> Facts | None:
+        """All that may explain how the run is; None where there is no such job."""
+        from kctl.backends.cluster.facts import gathered
+
+        job = self.get_job(run)
+        if job is None:
+            return None
+        return gathered(self._api, self.namespace, job, tuple(self.list_pods(run)))
+
+    def survey(self, questions: Questions) -> Survey:
+        """What the cluster answers to the questions of `kctl doctor`. Unreachable where it does not answer."""
+        from kctl.backends.cluster.survey import surveyed
+
+        return surveyed(self._api, self.namespace, questions)
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Set runPolicy.suspend and the annotations in one write. NotFound if there is no such job."""
@@ -250,10 +263,9 @@ class Cluster:
     def _deactivate_workloads(self, run: str, uid: str) -> None:
         """Tell Kueue too: it would take the suspension back as long as its Workload is active."""
         try:
-            group = self._api.get("look for Kueue", KUEUE)
+            base = kueue_path(self._api, self.namespace, "workloads")
         except NotFound:
             return
-        base = f"/apis/{group['preferredVersion']['groupVersion']}/namespaces/{self.namespace}/workloads"
         action = f"deactivate the Workload of {run}"
         for workload in self._api.get(action, base, {"labelSelector": f"{LABEL_JOB_UID}={uid}"}).get("items", []):
             self._api.merge_patch(action, f"{base}/{_name(workload)}", {"spec": {"active": False}}, MANAGER)

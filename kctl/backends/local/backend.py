@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kctl.backends.facts import LOG_TAIL, Facts, last_lines, pod_with_log
 from kctl.backends.local import logs
 from kctl.backends.local.env import environment, folders, pod_plans, runs_folder
 from kctl.backends.local.files import LocalFiles, write_config_maps
@@ -125,6 +126,16 @@ class Local:
     def newest_warning(self, run: str, uid: str) -> str:
         """A local job's pods are always made."""
         return ""
+
+    def facts(self, run: str) -> Facts | None:
+        """The job, its pods and the last lines of a log: nothing else explains a local run."""
+        job = self.get_job(run)
+        if job is None:
+            return None
+        pods = tuple(self.list_pods(run))
+        name = pod_with_log(pods)
+        log = () if name is None else last_lines(self.log_lines(name, follow=False, since=None, tail=LOG_TAIL))
+        return Facts(self.now(), job, pods, log=log)
 
     def suspend(self, run: str, annotations: dict[str, str]) -> None:
         """Ask the supervisor to stop the pods; where it is gone, end what it left."""
