@@ -74,7 +74,7 @@ def _tree(group: typer.Typer, said: str) -> dict[str, Any]:
 
 
 def parameters(verb: Verb) -> dict[str, list[dict[str, Any]]]:
-    """`arguments` and `options` of a verb, each with help, value (empty: a flag), choices, and whether it repeats; of an
+    """`arguments` and `options` of a verb, each with help, value (empty: a flag), choices, whether it repeats; of an
     argument also whether it may be left out."""
     found: dict[str, list[dict[str, Any]]] = {"arguments": [], "options": []}
     for name, parameter in inspect.signature(verb).parameters.items():
