@@ -88,23 +88,31 @@ def measure(items: int, tokenizer: Path) -> tuple[float, float, float]:
 
 
 def measure_stats(items: int, tokenizer: Path, processes: int) -> None:
-    """Print items a second and memory: of this process, and of the largest of those it started."""
+    """Print items a second, seconds of a core (other work on the machine does not count), and memory: of this process,
+    and of the largest of those it started."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.json"
         write_chameleons(path, items)
         megabytes = path.stat().st_size / 1e6
         for named in (None, tokenizer):
             how = How("chameleons", Prompt(), (1024,), named)
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), _busy_seconds()
             found = stats_of(path, how, None, lambda done: None, Pool(processes))
-            seconds = time.perf_counter() - start
-            kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-            own, started = (resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds)
+            seconds, busy = time.perf_counter() - start, _busy_seconds() - busy
+            own, started = (resource.getrusage(kind).ru_maxrss / 1024 for kind in _USAGES)
             print(
                 f"{found.items} items, {megabytes:.0f} MB, {'with' if named else 'without'} a tokenizer, {processes} "
-                f"processes: {seconds:.1f} s, {items / seconds:,.0f} items/s, {found.tokens} tokens; "
-                f"peak {own:.0f} MiB RSS, {started:.0f} of a process it started"
+                f"processes: {seconds:.1f} s ({busy:.1f} s of a core), {items / seconds:,.0f} items/s, "
+                f"{found.tokens} tokens; peak {own:.0f} MiB RSS, {started:.0f} of a process it started"
             )
+
+
+_USAGES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _busy_seconds() -> float:
+    usages = [resource.getrusage(kind) for kind in _USAGES]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
