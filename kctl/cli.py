@@ -19,6 +19,7 @@ from trainer.errors import ConfigError
 
 VERBS = (
     "validate",
+    "plan",
     "render",
     "schema",
     "submit",

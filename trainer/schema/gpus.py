@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-NVLINK, RDMA, ETHERNET = 200e9, 25e9, 2e9
-"""Bytes a second that a GPU exchanges inside a node, and over several with RDMA and without. Taken, not measured."""
+NVLINK, RDMA, ETHERNET = 200e9, 100e9, 10e9
+"""Bytes a second that each GPU exchanges inside a node; that leave a node, with RDMA and without (100 Gbit/s). Taken,
+not measured."""
 
 
 @dataclass(frozen=True)
