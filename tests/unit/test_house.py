@@ -64,7 +64,7 @@ def test_every_verb_in_the_documents_exists() -> None:
 
 
 def test_offline_commands_of_readme_run(project: Path) -> None:
-    offline = [line for line in _commands("kctl") if shlex.split(line)[1] in ("validate", "render", "schema")]
+    offline = [line for line in _commands("kctl") if shlex.split(line)[1] in ("validate", "plan", "render", "schema")]
     assert len(offline) >= 4
     for line in offline:
         done = _kctl(project, *shlex.split(line)[1:])
