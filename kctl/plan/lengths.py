@@ -150,9 +150,10 @@ def of_data(path: Path, data: Data, model: Path | None, say: Callable[[str], Non
     selection = select(here, root)
     lengths, answers = [], 0
     for item, history in zip(selection.train, selection.histories[0], strict=True):
-        answer = _tokens([item.answer])
-        lengths.append(min(data.max_length, _tokens(_prompt(item, history, here)) + answer))
-        answers += answer
+        answer, (whole, least) = _tokens([item.answer]), _prompts(item, history, here)
+        if _tokens(least) + answer <= data.max_length:  # else it is dropped, however many turns are left out
+            lengths.append(min(data.max_length, _tokens(whole) + answer))
+            answers += answer
     if not lengths:
         raise DataError(f"{path}: nothing is left to train on ({dict(selection.dropped)}): check train.data")
     more = "--model FOLDER with its tokenizer.json, and pip install tokenizers, would count"
@@ -177,13 +178,17 @@ def _some(lengths: list[int]) -> tuple[int, ...]:
     return tuple(lengths if len(lengths) <= MOST else random.Random(0).sample(lengths, MOST))
 
 
-def _prompt(item: Item, history: Sequence[str], data: Data) -> list[str]:
-    """Texts that stand before the answer."""
-    from trainer.dataset.prompts import render
+def _prompts(item: Item, history: Sequence[str], data: Data) -> tuple[list[str], list[str]]:
+    """Texts that stand before the answer: all, and those of the item shortened as far as it can be."""
+    from trainer.dataset.prompts import dialogue_lines, render
     from trainer.dataset.selecting import prompt_of
 
     prompt = prompt_of(data)
-    return [turn.text for turn in item.turns] if prompt is None else [render(item, prompt, history).system]
+    if prompt is None:
+        texts = [turn.text for turn in item.turns]
+        return texts, texts[-1:]
+    least = render(item, prompt, (), max(0, len(dialogue_lines(item, prompt)) - 1))
+    return [render(item, prompt, history).system], [least.system]
 
 
 def _tokens(texts: Iterable[str]) -> int:

@@ -61,7 +61,7 @@ def test_what_is_told_has_that_mean_and_no_item_is_too_long(items: int, mean: fl
 
 def test_a_guess_says_that_it_is_one() -> None:
     lengths = guessed(config())
-    assert (lengths.items, lengths.sure) == (None, "guessed") and "--data FILE" in lengths.source
+    assert (lengths.items, lengths.sure, lengths.source) == (None, "guessed", "made up")
 
 
 @given(st.lists(st.integers(8, 1024), min_size=1, max_size=400))
@@ -101,6 +101,10 @@ def test_a_data_file_gives_what_its_preparation_would(tmp_path: Path) -> None:
     rough = of_data(tmp_path / "train.json", wanted, None, lambda _: None)
     assert (rough.items, rough.held_out, rough.sure) == (report.train, report.validation, "estimated")
     assert 0 < rough.labels < 1 and "--model FOLDER" in rough.source
+    short = of_data(tmp_path / "train.json", wanted.model_copy(update={"max_length": 150}), None, lambda _: None)
+    assert max(short.tokens) <= 150, "older turns are left out"
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        of_data(tmp_path / "train.json", wanted.model_copy(update={"max_length": 64}), None, lambda _: None)
 
 
 def test_a_data_file_may_lie_anywhere(tmp_path: Path) -> None:
