@@ -80,7 +80,7 @@ def _time(question: Question, memory: Memory | None, packed: Packed) -> Time | N
     if measured is not None:
         tokens = question.lengths.mean * question.step_items
         return _whole(question, tokens / measured.tokens_per_s, f"as fast as {measured.run} was here")
-    if machine is None or memory is None or not machine.gpu.flops:
+    if machine is None or memory is None or not memory.fits or not machine.gpu.flops:
         return None
     if train.precision != "bf16" or train.ops.kernels != "auto":
         return None

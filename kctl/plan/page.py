@@ -79,7 +79,9 @@ def _column(found: Estimate) -> dict[str, str]:
 def on(found: Estimate) -> str:
     """The machine in words."""
     machine = found.question.machine
-    return where(machine) if machine else f"{found.question.ranks} CPU processes"
+    rows = found.question.max_tokens
+    more = "" if rows is None else f" with train.ops.max_tokens={rows}"
+    return (where(machine) if machine else f"{found.question.ranks} CPU processes") + more
 
 
 def _word(memory: Memory) -> str:
@@ -117,6 +119,8 @@ def _most(found: Estimate) -> str:
 
 def _no_time(found: Estimate) -> str:
     question = found.question
+    if found.memory is not None and not found.memory.fits:
+        return "it does not fit"
     if question.machine is None:
         return "no finished run like it on as many processes is in .kctl here"
     if question.train.precision != "bf16" or question.train.ops.kernels != "auto":

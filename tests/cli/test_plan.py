@@ -103,6 +103,10 @@ def test_other_cards_nodes_and_the_least_that_fits(planned: Any) -> None:
     assert (two["machine"], two["ranks"]) == ("2 nodes of 8 h100-80", 16)
     assert two["memory"]["parts_bytes"]["optimizer"] == small["memory"]["parts_bytes"]["optimizer"] / 2
     assert planned("lora_di3_attention", "--fit")["machine"] == "1 a100-80"
+    assert planned("lora_di3_max", "--fit", "--gpu", "h200-141")["machine"].endswith("with train.ops.max_tokens=8192")
+    tight = planned("lora_di3_best", *SIZED)
+    assert tight["memory"]["tight"] and "may run out of memory" in tight["advice"][0]
+    assert tight["advice"][1].startswith("--set train.ops.max_tokens=2048 has room: ")
     fitting = planned("full_di3", "--fit", "--gpu", "h200-141")
     assert fitting["memory"]["fits"] and fitting["machine"] == "8 h200-141"
     unfit = planned("full_di3", *SIZED)

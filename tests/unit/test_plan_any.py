@@ -57,7 +57,7 @@ def test_any_config_has_a_plan(model: str, machine: Machine, fields: dict[str, A
     assert memory is not None and all(value >= 0 for value in memory.parts.values())
     assert memory.row >= 1 and 0 <= memory.recomputed <= found.question.shape.layers
     assert memory.fits == (memory.problem == "")
-    assert (time is None) == (found.question.train.precision == "fp32")
+    assert (time is None) == (found.question.train.precision == "fp32" or not memory.fits)
     assert time is None or (time.whole is not None and time.whole > time.step > 0)
     assert sum(found.trained.values()) * 4 == found.published
     assert screen(found, 60) and as_data(found)["advice"] == advice(found)
@@ -82,7 +82,8 @@ def test_what_must_be_more_is_more(model: str) -> None:
     one, eight = plans(model, 1), plans(model, 8)
     assert seconds(eight) < seconds(one) < 8 * seconds(eight)
     assert needed(plans(model, 8, "h200-141", "train.lora.rank=128")) > needed(eight)
-    assert seconds(plans(model, 8, "h100-80")) > seconds(eight)
+    slower = plans(model, 8, "h100-80").time
+    assert slower is None or slower.step > seconds(eight)
     shape, train = one.question.shape, one.question.train
     held = sum(held_bytes(shape, train, 1).values())
     wide, narrow = (row_plan(shape, train, free * 2**30, 16_384, 1024) for free in (100, 3))
