@@ -162,6 +162,8 @@ def test_what_is_no_known_model() -> None:
     assert known_shape("some/other") is None
     with pytest.raises(ConfigError, match="model_type 'mamba' is not one of"):
         shape_of({"model_type": "mamba"})
+    with pytest.raises(ConfigError, match="only models of text alone"):
+        shape_of({"model_type": "gemma3", "vision_config": {"hidden_size": 8}, "text_config": {"model_type": "llama"}})
     with pytest.raises(ConfigError, match="num_experts_per_tok must be a whole number"):
         shape_of({"model_type": "qwen3_moe", **BASE, **MOE, "num_experts_per_tok": 0})
     with pytest.raises(ConfigError, match="name both or neither"):

@@ -72,6 +72,8 @@ def known_models() -> Mapping[str, Mapping[str, Any]]:
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
     """The shape that a Hugging Face config.json describes; ConfigError where a size is missing or the type unknown."""
+    if config.get("vision_config"):
+        raise ConfigError("config.json: vision_config: only models of text alone are counted")
     config = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
     kind = config.get("model_type")
     if kind not in DENSE + MIXTURES:
