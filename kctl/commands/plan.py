@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kctl.run.options import ConfigArgument, Output, OutputOption, SetOption
+from trainer.schema.gpus import GPUS
 
 if TYPE_CHECKING:
     from kctl.plan.estimate import Estimate
@@ -17,9 +18,7 @@ CompareOption = Annotated[
 ]
 GpuOption = Annotated[
     str | None,
-    typer.Option(
-        "--gpu", help="Another card than the profile's: a100-40, l40s-48, a100-80, h100-80, h200-141, b200-180."
-    ),
+    typer.Option("--gpu", help=f"Another card than the profile's: {', '.join(GPUS)}."),
 ]
 NodesOption = Annotated[int | None, typer.Option("--nodes", min=1, max=100, help="Other nodes than the config's.")]
 FitOption = Annotated[bool, typer.Option("--fit", help="On the fewest GPUs that it fits on.")]
@@ -89,7 +88,6 @@ def _fitting(asked: "Question", gpu: str | None) -> "Estimate":
     """On the fewest GPUs that fit, of the card that was named or of any."""
     from kctl.errors import KctlError, UsageError
     from kctl.plan.advice import smallest
-    from trainer.schema.gpus import GPUS
 
     if asked.machine is None:
         raise UsageError(

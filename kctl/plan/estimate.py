@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from kctl.plan.memory import Memory, Packed, memory_of
+from kctl.plan.memory import Memory, Packed, memory_of, unmeasured
 from kctl.plan.question import Question
 from trainer.schema.gpus import Machine
 from trainer.schema.parameters import lora_parameters, total_parameters
@@ -102,12 +102,9 @@ def _how(question: Question, machine: Machine) -> str:
     """How sure a time is."""
     if question.train.method == "full":
         return "unsure: ZeRO-3 was timed on one and two GPUs alone"
-    if not machine.gpu.measured:
-        return f"unsure: nothing was timed on {machine.gpu.name}, it is from its data sheet"
-    if question.shape.special_attention:
-        return "unsure, and more than this: the model keeps transformers' attention"
-    if not question.shape.qk_norm:
-        return "unsure: of this kind of model no step was timed"
+    reason = unmeasured(question, machine)
+    if reason is not None:
+        return f"unsure: {reason}"
     if machine.ranks == 1:
         return "within 15 %"
     exchange = machine.exchange(8.0 * trained_parameters(question.shape, question.train))

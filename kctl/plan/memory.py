@@ -9,7 +9,7 @@ from trainer.schema.gpus import Machine
 from trainer.schema.memory import ROW, TOKEN_BYTES, FullRun, Machines, too_large
 from trainer.schema.memory_plan import MARGIN, MOMENTARY, wanted_tokens
 from trainer.schema.packing import ROW_MULTIPLE, Packing, Rows, pack
-from trainer.schema.parameters import total_parameters
+from trainer.schema.parameters import lora_parameters, total_parameters
 from trainer.schema.row_bytes import BESIDE, held_bytes, logit_bytes, row_plan, trained_parameters
 
 GIB = 2.0**30
@@ -59,6 +59,22 @@ def memory_of(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     return _full(question, machine) if question.train.method == "full" else _lora(question, machine)
 
 
+def unmeasured(question: Question, machine: Machine) -> str | None:
+    """Why a LoRA run is unlike those that were measured; None where it is like them."""
+    shape, train = question.shape, question.train
+    if not machine.gpu.measured:
+        return f"nothing was measured on {machine.gpu.name}, its speed is its data sheet's"
+    if train.precision != "bf16" or train.ops.kernels != "auto":
+        return "only bf16 with train.ops.kernels: auto was measured"
+    if shape.special_attention:
+        return "the model keeps transformers' own attention, which takes more"
+    if not shape.qk_norm:
+        return "no model of this kind was measured"
+    if train.lora is not None and {"mlp", "shared_expert"} & set(lora_parameters(shape, train.lora)):
+        return "adapters on a plain MLP were not measured"
+    return None
+
+
 def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     train, shape, lengths = question.train, question.shape, question.lengths
     total, longest = machine.gpu.memory_gib * GIB, max(lengths.tokens)
@@ -77,15 +93,9 @@ def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
         f"{plan.recomputed} of {shape.layers} layers recomputed: more memory (--gpu, --fit), or a smaller "
         "train.data.max_length or train.lora.expert_rank"
     )
-    problem = "" if fits else problem
-    return Memory(parts, total, fits, plan.ceiling, plan.recomputed, problem, _sure(question)), packed
-
-
-def _sure(question: Question) -> str:
-    shape, train = question.shape, question.train
-    if train.precision != "bf16" or train.ops.kernels != "auto" or shape.special_attention:
-        return "unsure: nothing like it was measured"
-    return "within 10 %" if shape.qk_norm else "unsure: of this kind of model none was measured"
+    problem, reason = "" if fits else problem, unmeasured(question, machine)
+    sure = f"unsure: {reason}" if reason else "within 10 %"
+    return Memory(parts, total, fits, plan.ceiling, plan.recomputed, problem, sure), packed
 
 
 def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:

@@ -1,6 +1,7 @@
 """What is asked of a plan: config, model, card and lengths, and where each of them is from."""
 
 import contextlib
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,14 @@ def _shape(loaded: LoadedConfig, model: str | None) -> tuple[Shape, str]:
     own = loaded.config.train.model
     name = model or own.path or (own.hub.id if own.hub else "")
     shape = known_shape(name)
+    last = name.rstrip("/").rpartition("/")[2]
     if shape is None:
+        near = difflib.get_close_matches(last, known_models(), n=3, cutoff=0.4) or list(known_models())[:3]
         raise UsageError(
             f"model {name!r}: its sizes are not known here: add --model FOLDER, where its config.json is, or --model "
-            f"NAME of a model with the same sizes: {', '.join(sorted(known_models()))}"
+            f"NAME of a model with the same sizes, e.g. {', '.join(near)} (there are {len(known_models())})"
         )
-    return shape, f"the shipped sizes of {name.rstrip('/').rpartition('/')[2]}"
+    return shape, f"the shipped sizes of {last}"
 
 
 def _machine(loaded: LoadedConfig, name: str | None) -> Machine | None:

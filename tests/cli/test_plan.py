@@ -196,6 +196,8 @@ REFUSED = [
     (["lora_di3", *SIZED, "--data", "x"], "name one of them"),
     (["lora_di3", "--gpu", "h300"], "--gpu h300: there are: a100-40, "),
     (["lora_di3", "--model", "unheard-of"], "its sizes are not known here: add --model FOLDER"),
+    (["lora_di3", "--model", "Qwen3-9B"], "e.g. Qwen3-"),
+    (["lora_di3", "--set", "cluster.profile=cpu"], "the cluster profile has no GPUs (gpu: null): add --gpu, one of"),
     (["lora_di3", "--model", "."], "config.json: No such file or directory: --model takes a model's folder"),
     (["lora_di3", "--data", "none.json"], "none.json: no such file"),
     (["lora_di3", "--stats", "none.json"], "none.json: No such file or directory: --stats takes"),
