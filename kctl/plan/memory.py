@@ -110,7 +110,7 @@ def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     state = run.on_gpu(machine.ranks) - weights
     parts = {"weights": weights, "gradients": state / 4, "optimizer": 3 * state / 4}
     parts |= {"activations": float(TOKEN_BYTES * ceiling), "workspace": BESIDE}
-    sure = "rough: 7 measured runs were within 12 %"
+    sure = "rough: 6 measured runs were within 12 %"
     memory = Memory(parts, total, reason is None, ceiling, shape.layers, reason or "", sure)
     return memory, _packed(question, machine, ceiling)
 
