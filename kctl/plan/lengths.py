@@ -62,9 +62,15 @@ def told(train: TrainConfig, items: int, mean: float) -> Lengths:
     """`items` before any is held out, of `mean` tokens."""
     if mean > train.data.max_length:
         raise UsageError(f"--mean-tokens {mean:g}: train.data.max_length is {train.data.max_length}: no item is longer")
-    held = 0 if train.data.validation.path else round(items * train.data.validation.ratio)
+    held = _held(items, train)
     spread = _spread(mean, train.data.max_length)
     return Lengths(items - held, held, spread, LABELS, f"--items {items} --mean-tokens {mean:g}", "estimated")
+
+
+def _held(items: int, train: TrainConfig) -> int:
+    """How many of `items` are held out; never all."""
+    validation = train.data.validation
+    return 0 if validation.path else min(items - 1, round(items * validation.ratio))
 
 
 def _spread(mean: float, longest: int) -> tuple[int, ...]:
@@ -126,13 +132,13 @@ def _of_stats(value: dict[str, Any], path: Path, train: TrainConfig) -> Lengths:
     """Counts of the whole file, of which the run's sampler and split leave a part."""
     pairs = [(int(length), int(count)) for length, count in value["lengths"]]
     used = usable = sum(count for _, count in pairs)
-    sample, data = train.data.sample, train.data
+    sample, longest = train.data.sample, train.data.max_length
     if sample is not None and sample.unit == "item":
         groups = [(int(size), int(count)) for size, count in value[f"items_per_{sample.per}"]]
         items = sum(size * count for size, count in groups)
         used = round(usable * sum(min(size, sample.max) * count for size, count in groups) / items)
-    held = 0 if data.validation.path else round(used * data.validation.ratio)
-    lengths = [min(length, data.max_length) for length, count in pairs for _ in range(_share(count, usable))]
+    held = _held(used, train)
+    lengths = [min(length, longest) for length, count in pairs for _ in range(_share(count, usable))]
     share = int(value["trained_tokens"]) / int(value["tokens"])
     sure = "counted, then estimated what sample and validation leave" if value["exact"] else "estimated"
     return Lengths(used - held, held, tuple(lengths), share, f"{path}, of kctl data stats", sure)

@@ -40,7 +40,8 @@ def screen(found: Estimate, width: int | None) -> str:
     ]
     lines = [f"{name + ':':<8} {console.printable(value)}" for name, value in facts if value]
     if width is not None:
-        lines = [part for line in lines for part in textwrap.wrap(line, max(40, width), subsequent_indent=" " * 9)]
+        wrap = textwrap.TextWrapper(max(40, width), subsequent_indent=" " * 9, break_on_hyphens=False)
+        lines = [part for line in lines for part in wrap.wrap(line)]
     return "\n".join([*lines, *([] if found.memory is None else ["", *_table(found.memory)])])
 
 
