@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 VERBS = (
     "init",
     "validate",
+    "plan",
     "render",
     "schema",
     "data",

@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from trainer.batches import Batch
-from trainer.flat import LONGEST, Flat, flatten
+from trainer.flat import Flat, flatten
 from trainer.model import parameter_groups
 from trainer.schema.config import TrainConfig
+from trainer.schema.memory_plan import BUCKET
 
-BUCKET = 2 * LONGEST
-"""Elements that are reduced at once; the usual 5e8 costs GBs of buffers and gains nothing for adapters."""
 Losses = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
 """(sum of cross entropy over a row's labels with a graph, each label's without), fp32."""
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.batches import Batch, Packing, build_batches, pack
+from trainer.batches import Batch, build_batches
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, Items
 from trainer.distributed import Ranks, summed
 from trainer.fast.attention import NAME, sent
 from trainer.fast.layers import uncompiled
 from trainer.run import Run, autocast
+from trainer.schema.packing import Packing, pack
 
 TokenLoss = Callable[[Batch], torch.Tensor]
 """Cross entropy of every label of a row, (labels,), without a graph."""

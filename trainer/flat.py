@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LONGEST = 25_000_000
+from trainer.schema.memory_plan import BUCKET
+
+LONGEST = BUCKET // 2
 """Elements of a long tensor. The engine reduces twice as many at once."""
 
 

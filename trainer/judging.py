@@ -12,7 +12,7 @@ from trainer.errors import Diverged
 from trainer.evaluation import held_out_loss, sample
 from trainer.metrics import say
 from trainer.run import Run
-from trainer.schedule import is_evaluation
+from trainer.schema.schedule import is_evaluation
 from trainer.state import publish_adapter
 
 

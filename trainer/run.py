@@ -9,19 +9,20 @@ from typing import Any
 import torch
 
 from trainer.base_model import base_digest
-from trainer.batches import Batch, Packing
+from trainer.batches import Batch
 from trainer.checkpoints import Named, Origin
 from trainer.dataset.prepared import Prepared
 from trainer.distributed import Ranks
 from trainer.fast.loss import label_loss, output_head
-from trainer.fast.memory_plan import MemoryPlan
 from trainer.fast.replays import Replays
 from trainer.hang import NOT_WATCHED, HangWatch
-from trainer.schedule import Due
 from trainer.schema.config import TrainConfig
 from trainer.schema.contract import RunFolder
 from trainer.schema.identity import train_hash
 from trainer.schema.loading import RunFile
+from trainer.schema.memory_plan import MemoryPlan
+from trainer.schema.packing import Packing
+from trainer.schema.schedule import Due
 from trainer.writer import Writer
 
 

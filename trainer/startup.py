@@ -11,31 +11,34 @@ import torch.distributed as dist
 
 from trainer.audit import trained_parameters
 from trainer.base_model import model_folder
-from trainer.batches import Packing
 from trainer.dataset.prepared import Items, load_prepared
 from trainer.distributed import Ranks
-from trainer.engine import BUCKET
 from trainer.errors import ConfigError
 from trainer.fast import artifacts
 from trainer.fast.layers import compile_layers, decoder_layers, draws, is_compiled, recompute_first, warm_up
-from trainer.fast.memory_plan import ALL_LAYERS, MARGIN, Costs, MemoryPlan, choose, measure
 from trainer.fast.replays import Replays
+from trainer.fast.row_costs import measure
 from trainer.metrics import say
 from trainer.model import meta_counts
 from trainer.pod.environment import host_memory
 from trainer.run import autocast
-from trainer.schedule import steps_per_epoch, total_steps
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
 from trainer.schema.memory import ROW, FullRun, Machines, too_large
-
-ROW_MULTIPLE = 128
-"""Row lengths on a GPU are multiples of this, so that shapes are few."""
-MOMENTARY = 12
-"""Bytes a trained value that the engine's step takes for a moment: three copies of the gradients."""
-SPREAD = 1.25
-"""A step's tokens over the mean of all steps: more are rare, and then cost a second row."""
+from trainer.schema.memory_plan import (
+    ALL_LAYERS,
+    MARGIN,
+    MOMENTARY,
+    Costs,
+    MemoryPlan,
+    choose,
+    engine_bytes,
+    planned,
+    wanted_tokens,
+)
+from trainer.schema.packing import ROW_MULTIPLE, Packing
+from trainer.schema.schedule import steps_per_epoch, total_steps
 
 
 def compiled(train: TrainConfig, model: Any, ranks: Ranks) -> str:
@@ -98,9 +101,7 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
     lengths = [data.length(item) for item in range(len(data))]
     if ranks.device.type != "cuda" or train.method == "full" or level() > 0 or not packed:
         return told_plan(train, ranks.device, max(lengths), level())
-    share = sum(lengths) / len(lengths) * train.global_batch_size / ranks.world
-    tokens = -(-int(share * SPREAD) // ROW_MULTIPLE) * ROW_MULTIPLE
-    told = tokens if train.ops.max_tokens == "auto" else min(tokens, train.ops.max_tokens)
+    told = wanted_tokens(sum(lengths) / len(lengths), train, ranks.world)
     layers, wanted, bf16 = len(decoder_layers(model)), train.ops.recompute, lambda: autocast(train, ranks.device)
     kept = measure(model, ranks.device, bf16, recomputed=wanted == "full")
     trained = sum(parameter.numel() for _, parameter in trained_parameters(model))
@@ -109,9 +110,8 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
     if choose(costs, -least, told, max(lengths)).recomputed and wanted == "auto":
         fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
         costs = Costs(max(fixed, all_fixed), slope, all_slope, layers)
-    plan = choose(costs, -least, told, max(lengths))
-    recomputed = {"auto": plan.recomputed, "none": 0, "full": layers}[wanted]
-    return replace(plan, recomputed=recomputed, held=held, momentary=MOMENTARY * trained)
+    plan = planned(costs, -least, told, max(lengths), wanted)
+    return replace(plan, held=held, momentary=MOMENTARY * trained)
 
 
 def replayed(replays: Replays, model: Any, plan: MemoryPlan, data: Items, ranks: Ranks) -> str:
@@ -132,11 +132,8 @@ def worst(values: list[float], ranks: Ranks) -> list[float]:
 
 
 def room(trained: int, ranks: Ranks) -> tuple[float, float]:
-    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use.
-
-    Beside an fp32 trained value there is its gradient and, over all ranks, the engine's own copy and two moments.
-    """
-    engine = (4 + 12 / ranks.world) * trained + 2 * 4 * min(trained, BUCKET)
+    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use."""
+    engine = sum(engine_bytes(trained, ranks.world).values())
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(ranks.device)
     allowed = torch.cuda.get_per_process_memory_fraction(ranks.device) * total

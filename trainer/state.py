@@ -21,8 +21,8 @@ from trainer.metrics import say
 from trainer.pod.outcome import finite
 from trainer.pod.ownership import still_owner
 from trainer.run import Run
-from trainer.schedule import steps_per_epoch
 from trainer.schema import contract
+from trainer.schema.schedule import steps_per_epoch
 
 BYTES = 12
 """A trained parameter's share of a checkpoint: fp32 master and two moments."""

@@ -44,11 +44,11 @@ from trainer.movement import Movement
 from trainer.pod import outcome
 from trainer.rewind import StepResult, guarded
 from trainer.run import Run, autocast, token_losses
-from trainer.schedule import Due, decay_steps, learning_rate, total_steps
 from trainer.schema import contract
 from trainer.schema.loading import RunFile, read_run_file
 from trainer.schema.messages import as_rank, step_line
 from trainer.schema.ops import parse_every
+from trainer.schema.schedule import Due, decay_steps, learning_rate, total_steps
 from trainer.state import due, publish_adapter, resume, save, settle
 from trainer.writer import Writer
 

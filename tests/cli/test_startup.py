@@ -28,7 +28,9 @@ def test_it_starts_in_time(words: list[str], seconds: float) -> None:
     assert best <= seconds, f"kctl {' '.join(words)}: {best:.2f} s"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["render", "lora_di3"], ["validate", "demo"], ["schema"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["render", "lora_di3"], ["validate", "demo"], ["schema"], ["plan", "demo"]]
+)
 def test_it_loads_nothing_heavy(words: list[str]) -> None:
     code = f"import sys; from kctl.cli import run; assert run({words!r}) == 0; print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stderr.split()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_schedule import config
-from trainer.batches import Packing, build_batch, pack, plan_step, step_items
+from trainer.batches import build_batch, plan_step, step_items
+from trainer.schema.packing import Packing, pack
 
 CPU = torch.device("cpu")
 

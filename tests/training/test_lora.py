@@ -28,7 +28,7 @@ from trainer.model import (
     parameter_groups,
     trained_parameters,
 )
-from trainer.schema.parameters import SHAPES, lora_parameters, shape_of, total_parameters
+from trainer.schema.parameters import known_models, lora_parameters, shape_of, total_parameters
 
 CPU = torch.device("cpu")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -68,9 +68,28 @@ def test_counts_are_those_of_the_schema(name: str, tmp_path: Path) -> None:
 
 
 def test_the_30b_mixture_is_counted_without_its_weights(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(SHAPES["Qwen3-30B-A3B"]))
+    (tmp_path / "config.json").write_text(json.dumps(known_models()["Qwen3-30B-A3B"]))
     counts = meta_counts(train_config(lora={"rank": 64, "expert_rank": 64}), tmp_path)
     assert (counts.total, counts.families["attention"], counts.trained) == (30_532_122_624, 53_477_376, 2_570_059_776)
+
+
+ONE_OF_EACH = [
+    "Qwen3-0.6B",
+    "Qwen2.5-0.5B",
+    "Llama-3.2-1B",
+    "Mistral-7B-v0.3",
+    "gemma-2b",
+    "gemma-2-2b",
+    "gemma-3-1b-pt",
+]
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "Qwen3-30B-A3B", "Qwen1.5-MoE-A2.7B", "Mixtral-8x7B-v0.1"])
+def test_shipped_sizes_count_as_the_trainer_counts(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(known_models()[name]))
+    train, shape = train_config(lora={"rank": 24, "targets": ["all-linear"]}), shape_of(known_models()[name])
+    counts = meta_counts(train, tmp_path)
+    assert (counts.total, counts.families) == (total_parameters(shape), lora_parameters(shape, train.lora))
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -14,7 +14,7 @@ from trainer import startup
 from trainer.distributed import Ranks
 from trainer.errors import ConfigError
 from trainer.fast.layers import recompute_first
-from trainer.fast.memory_plan import CEILINGS, Costs, choose
+from trainer.schema.memory_plan import CEILINGS, Costs, choose
 
 QWEN3_30B = Costs(2e8, 3.3e6, 3.4e5, 48)
 """About what one H200 showed: 26 GiB for a row of 8,192 tokens."""

@@ -7,10 +7,11 @@ import torch
 
 from tests.training.test_batches import ListItems
 from tests.training.tiny import SMALL_VOCABULARY, tiny_dense, tiny_mixture, train_config
-from trainer.batches import Packing, build_batch
+from trainer.batches import build_batch
 from trainer.lora import add_adapters
 from trainer.model import load_model
 from trainer.movement import fingerprints, parts, sentences, tokens_by_expert, unmoved
+from trainer.schema.packing import Packing
 
 CPU = torch.device("cpu")
 FEW = [5, 6, 7, 8]

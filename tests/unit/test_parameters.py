@@ -15,6 +15,7 @@ from trainer.schema.method import Lora
 from trainer.schema.parameters import (
     active_parameters,
     expert_rank,
+    known_models,
     known_shape,
     lora_parameters,
     shape_of,
@@ -43,6 +44,43 @@ BUILT = [
     ("qwen2_moe", {"shared_expert_intermediate_size": 48, **MOE}, 199488, 64512),
     ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, 358464, 55296),
 ]
+# Parameters as the models' own pages give them: the sum over their safetensors files, tied weights once.
+PUBLISHED = {
+    "Llama-3.1-8B-Instruct": 8_030_261_248,
+    "Llama-3.2-1B": 1_235_814_400,
+    "Llama-3.2-3B-Instruct": 3_212_749_824,
+    "Llama-3.3-70B-Instruct": 70_553_706_496,
+    "Mistral-7B-Instruct-v0.3": 7_248_023_552,
+    "Mistral-Nemo-Instruct-2407": 12_247_782_400,
+    "Mistral-Small-24B-Instruct-2501": 23_572_403_200,
+    "Mixtral-8x7B-Instruct-v0.1": 46_702_792_704,
+    "Mixtral-8x22B-v0.1": 140_620_634_112,
+    "Qwen1.5-MoE-A2.7B": 14_315_784_192,
+    "Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen2.5-3B": 3_085_938_688,
+    "Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen2.5-14B": 14_770_033_664,
+    "Qwen2.5-32B": 32_763_876_352,
+    "Qwen2.5-72B-Instruct": 72_706_203_648,
+    "Qwen3-0.6B": 596_049_920,
+    "Qwen3-1.7B": 1_720_574_976,
+    "Qwen3-4B-Instruct-2507": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "Qwen3-14B": 14_768_307_200,
+    "Qwen3-32B": 32_762_123_264,
+    "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-235B-A22B": 235_093_634_560,
+    "SmolLM2-135M": 134_515_008,
+    "SmolLM2-360M": 361_821_120,
+    "SmolLM2-1.7B-Instruct": 1_711_376_384,
+    "gemma-2b": 2_506_172_416,
+    "gemma-7b-it": 8_537_680_896,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b-it": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-1b-it": 999_885_952,
+}
 
 
 @pytest.mark.parametrize(("kind", "extra", "total", "trained"), BUILT)
@@ -50,6 +88,19 @@ def test_counts_are_those_of_the_built_model(kind: str, extra: dict[str, Any], t
     shape = shape_of({"model_type": kind, **BASE, **extra})
     assert total_parameters(shape) == total
     assert sum(lora_parameters(shape, Lora(rank=16, expert_rank=4)).values()) == trained
+
+
+def test_the_shipped_sizes_count_what_their_models_have() -> None:
+    counted = {}
+    for name in PUBLISHED:
+        shape = known_shape(f"organisation/{name}")
+        assert shape is not None
+        counted[name] = total_parameters(shape)
+    assert counted == PUBLISHED
+    # Every shape that is shipped is one of these, by its own name or by another.
+    models = known_models()
+    proved = [models[name] for name in PUBLISHED]
+    assert [name for name, model in models.items() if model not in proved] == []
 
 
 def test_layers_without_experts_are_counted_as_dense() -> None:
@@ -111,6 +162,8 @@ def test_what_is_no_known_model() -> None:
     assert known_shape("some/other") is None
     with pytest.raises(ConfigError, match="model_type 'mamba' is not one of"):
         shape_of({"model_type": "mamba"})
+    with pytest.raises(ConfigError, match="only models of text alone"):
+        shape_of({"model_type": "gemma3", "vision_config": {"hidden_size": 8}, "text_config": {"model_type": "llama"}})
     with pytest.raises(ConfigError, match="num_experts_per_tok must be a whole number"):
         shape_of({"model_type": "qwen3_moe", **BASE, **MOE, "num_experts_per_tok": 0})
     with pytest.raises(ConfigError, match="name both or neither"):
@@ -130,7 +183,7 @@ KEYS = [*BASE, *MOE, "head_dim", "mlp_only_layers", "decoder_sparse_step", "num_
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["llama", "qwen2_moe", "qwen3_moe", "mixtral", "x", None]),
+    st.sampled_from(["llama", "gemma2", "qwen2_moe", "qwen3_moe", "mixtral", "x", None]),
     st.dictionaries(st.sampled_from(KEYS), ODD, max_size=4),
 )
 def test_any_config_json_is_counted_or_refused(kind: str | None, odd: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.schedule import Due, decay_steps, is_evaluation, learning_rate, steps_per_epoch, total_steps
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import validated
+from trainer.schema.schedule import Due, decay_steps, is_evaluation, learning_rate, steps_per_epoch, total_steps
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 256
-"""Labels whose logits are held at once: 256 x 151,936 x 4 bytes = 156 MB for Qwen3."""
+from trainer.schema.row_bytes import CHUNK
 
 Head = Callable[[Tensor], Tensor]
 """(n, H) hidden states -> (n, vocabulary) logits."""

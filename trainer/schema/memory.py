@@ -17,7 +17,7 @@ recomputed; gathered weights and buffers are in it. On each of two GPUs later: 1
 ROW = 8192
 """Tokens of a row on a GPU, where ops.max_tokens is auto."""
 _USABLE = 0.96
-"""Of a GPU's memory; trainer.fast.memory_plan.MARGIN is the rest."""
+"""Of a GPU's memory; trainer.schema.memory_plan.MARGIN is the rest."""
 _MULTIPLE = 128
 
 

@@ -1,11 +1,15 @@
 """How many parameters a causal language model has, and how many of them an adapter trains, from config.json alone.
 
-Covers dense models in the Llama layout (llama, mistral, qwen2, qwen3) and mixtures (qwen2_moe, qwen3_moe, mixtral).
+Covers dense models in the Llama layout (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3) and mixtures (qwen2_moe,
+qwen3_moe, mixtral).
 Counts are of the model as transformers builds it: exact, torch-free, nothing is downloaded.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
@@ -14,38 +18,12 @@ from trainer.schema.method import Lora
 FAMILIES = ("attention", "mlp", "shared_expert", "experts")
 """What an adapter can be on, in the order of every table."""
 
-DENSE = ("llama", "mistral", "qwen2", "qwen3")
+DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 MIXTURES = ("qwen2_moe", "qwen3_moe", "mixtral")
 
-_QWEN3_30B_A3B = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 2048,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "vocab_size": 151936,
-}
-_SMOLLM2_135M = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "intermediate_size": 1536,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
-SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "Qwen3-30B-A3B": _QWEN3_30B_A3B,
-    "Qwen3-30B-A3B-Instruct-2507": _QWEN3_30B_A3B,
-    "SmolLM2-135M-Instruct": _SMOLLM2_135M,
-}
-"""config.json of the models that the shipped configs name, by folder name: kctl has no models volume to look into."""
+SHAPES = Path(__file__).with_name("shapes.json")
+"""config.json of common models by folder name, as far as it counts here; a name in place of one: that model's.
+kctl has no models volume to look into. A test compares the counts with the published ones."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +42,10 @@ class Shape:
     qk_norm: bool
     mlp_layers: int
     mlp_width: int
+    norms: int = 2
+    """Over the hidden state, in each layer."""
+    special_attention: bool = False
+    """Soft caps or windows, for which the trainer keeps transformers' own."""
     experts: int = 0
     experts_per_token: int = 0
     expert_width: int = 0
@@ -76,13 +58,22 @@ class Shape:
 
 
 def known_shape(folder: str) -> Shape | None:
-    """The shape of a model that the shipped configs name, by the last part of its folder; None for any other."""
-    config = SHAPES.get(folder.rstrip("/").rpartition("/")[2])
+    """The shape of a common model, by the last part of its folder or of its name on the hub; None for any other."""
+    config = known_models().get(folder.rstrip("/").rpartition("/")[2])
     return None if config is None else shape_of(config)
+
+
+@cache
+def known_models() -> Mapping[str, Mapping[str, Any]]:
+    """Folder names and the sizes that their config.json has."""
+    written = json.loads(SHAPES.read_text(encoding="ascii"))
+    return {name: written[told] if isinstance(told, str) else told for name, told in written.items()}
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
     """The shape that a Hugging Face config.json describes; ConfigError where a size is missing or the type unknown."""
+    if config.get("vision_config"):
+        raise ConfigError("config.json: vision_config: only models of text alone are counted")
     config = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
     kind = config.get("model_type")
     if kind not in DENSE + MIXTURES:
@@ -94,13 +85,15 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         layers=layers,
         heads=heads,
         kv_heads=_size(config, "num_key_value_heads", heads),
-        head_dim=_size(config, "head_dim", max(hidden // heads, 1)),
+        head_dim=_size(config, "head_dim", 256 if kind.startswith("gemma") else max(hidden // heads, 1)),
         vocab=_size(config, "vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", kind.startswith("gemma"))),
         qkv_bias=_qkv_bias(config, kind),
         output_bias=not kind.startswith("qwen2") and bool(config.get("attention_bias", False)),
-        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text"),
         mlp_width=_size(config, "intermediate_size"),
+        norms=4 if kind in ("gemma2", "gemma3_text") else 2,
+        special_attention=kind in ("gemma2", "gemma3_text"),
         **experts,
     )
 
@@ -164,7 +157,7 @@ def _parameters(shape: Shape, experts: int) -> int:
     mixture = experts * 3 * hidden * shape.expert_width + shape.experts * hidden + shared
     mlp = shape.mlp_layers * 3 * hidden * shape.mlp_width + shape.expert_layers * mixture
     embeddings = shape.vocab * hidden * (1 if shape.tied else 2)
-    return embeddings + shape.layers * (attention + 2 * hidden) + mlp + hidden
+    return embeddings + shape.layers * (attention + shape.norms * hidden) + mlp + hidden
 
 
 def expert_rank(rank: int, experts_per_token: int) -> int:
@@ -174,6 +167,11 @@ def expert_rank(rank: int, experts_per_token: int) -> int:
     multiplication wants multiples of 8.
     """
     return max(8, -(-rank // (experts_per_token * 8)) * 8)
+
+
+def rank_on_experts(shape: Shape, lora: Lora) -> int:
+    """The rank of an expert's pairs in this model."""
+    return lora.expert_rank or expert_rank(lora.rank, max(1, shape.experts_per_token))
 
 
 def lora_parameters(shape: Shape, lora: Lora) -> dict[str, int]:
@@ -204,5 +202,4 @@ def _expert_parameters(shape: Shape, lora: Lora, targets: set[str]) -> int:
         )
     gate_up = shape.hidden + 2 * shape.expert_width if "up_proj" in targets else 0
     down = shape.expert_width + shape.hidden if "down_proj" in targets else 0
-    rank = lora.expert_rank or expert_rank(lora.rank, shape.experts_per_token)
-    return shape.expert_layers * shape.experts * rank * (gate_up + down)
+    return shape.expert_layers * shape.experts * rank_on_experts(shape, lora) * (gate_up + down)

@@ -1,32 +1,29 @@
-"""How many tokens a row may have and which layers are recomputed in backward, measured on the loaded model.
+"""How many tokens a row of a LoRA run may have, and how many layers are recomputed in backward: the fastest plan that
+fits into the memory that is free.
 
-What a row needs grows with its tokens. Two small rows with every layer kept give the slope, and where that is
-too much, two with every layer recomputed; the plan is the fastest one that fits into the memory that is free.
+What a row needs grows with its tokens. The trainer measures how fast, on the loaded model (trainer.fast.row_costs);
+kctl counts it from the model's sizes (trainer.schema.row_bytes). What is made of it here is the same.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
-
-from trainer.fast.attention import packed_inputs
-from trainer.fast.layers import decoder_layers, recompute_first
-from trainer.fast.loss import forward_hidden
+from trainer.schema.config import TrainConfig
+from trainer.schema.packing import ROW_MULTIPLE
 
 CEILINGS = (16_384, 12_288, 8_192, 4_096, 3_072)
 """Tokens a row, the fastest first. Rows below the last are so short that recomputing layers costs less."""
 MARGIN = 0.04
 """Share of the device's memory that is left free: for the engine's step, what the allocator cannot use, and libraries'
 own buffers."""
-PROBED = (1_024, 3_072)
-"""Tokens of the rows that are measured."""
 ALL_LAYERS = 1_000_000
 """However many the model has."""
-TOO_MUCH = 1e9
-"""Bytes a token, where even the measured row does not fit with all layers kept."""
-ITEM = 256
-"""Tokens of an item in them."""
+BUCKET = 50_000_000
+"""Elements that are reduced at once; the usual 5e8 costs GBs of buffers and gains nothing for adapters."""
+MOMENTARY = 12
+"""Bytes a trained value that the engine's step takes for a moment: three copies of the gradients."""
+SPREAD = 1.25
+"""A step's tokens over the mean of all steps: more are rare, and then cost a second row."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +78,24 @@ def choose(costs: Costs, free: float, tokens: int, longest: int) -> MemoryPlan:
     return MemoryPlan(longest, costs.layers, costs)
 
 
-def measure(model: Any, device: torch.device, autocast: Callable[[], Any], recomputed: bool) -> tuple[float, float]:
-    """(fixed bytes, bytes a token) of a row on this GPU with every layer recomputed, or kept."""
-    recompute_first(model, len(decoder_layers(model)) if recomputed else 0)
-    try:
-        small, large = (_peak(model, device, autocast, tokens) for tokens in PROBED)
-    except torch.OutOfMemoryError:
-        if recomputed:
-            raise
-        model.zero_grad(set_to_none=True)
-        return 0.0, TOO_MUCH
-    slope = (large - small) / (PROBED[1] - PROBED[0])
-    return max(0.0, small - slope * PROBED[0]), slope
+def planned(
+    costs: Costs, free: float, tokens: int, longest: int, recompute: Literal["auto", "none", "full"]
+) -> MemoryPlan:
+    """As choose(), with the layers recomputed that ops.recompute asks for."""
+    plan = choose(costs, free, tokens, longest)
+    return replace(plan, recomputed={"auto": plan.recomputed, "none": 0, "full": costs.layers}[recompute])
 
 
-def _peak(model: Any, device: torch.device, autocast: Callable[[], Any], tokens: int) -> float:
-    """Bytes of one row's forward and backward at its worst moment, gradients included."""
-    _train_row(model, device, autocast, tokens)  # the first one finds kernels and their workspaces
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    _train_row(model, device, autocast, tokens)
-    return float(torch.cuda.max_memory_allocated(device) - before)
+def wanted_tokens(mean: float, train: TrainConfig, ranks: int) -> int:
+    """Tokens of the longest row that pays: a rank's share of a step of items of `mean` tokens, or ops.max_tokens."""
+    share = int(mean * train.global_batch_size / ranks * SPREAD)
+    tokens = -(-share // ROW_MULTIPLE) * ROW_MULTIPLE
+    return tokens if train.ops.max_tokens == "auto" else min(tokens, train.ops.max_tokens)
 
 
-def _train_row(model: Any, device: torch.device, autocast: Callable[[], Any], tokens: int) -> None:
-    model.train()
-    ids = torch.arange(tokens, device=device)[None] % ITEM
-    with autocast():
-        hidden = forward_hidden(model, ids, packed_inputs([ITEM] * (tokens // ITEM), device))
-    hidden.float().square().mean().backward()
-    model.zero_grad(set_to_none=True)
+def engine_bytes(trained: int, ranks: int) -> dict[str, float]:
+    """What lies beside each rank's fp32 adapters once the engine is there, by part.
+
+    The gradients' sum is whole on every rank; the engine's own copy and two moments are divided over them.
+    """
+    return {"gradients": 4.0 * trained, "optimizer": 12 / ranks * trained, "buckets": 8.0 * min(trained, BUCKET)}
