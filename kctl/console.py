@@ -10,13 +10,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Self, TextIO
 
 from kctl.errors import UsageError
 
 SHOWN_SECONDS = 0.02
 """A line of a log may wait so long for others to be written with it."""
+DRAWN_SECONDS = 0.1
+"""Between two looks of a progress bar."""
 
 
 def data(text: str) -> None:
@@ -88,6 +90,32 @@ def confirm(question: str, yes: bool) -> None:
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was deleted")
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """What is told how many bytes are done, and of how many: a bar on stderr where one can be drawn, else nothing.
+
+    It starts no thread: processes may be forked while it is shown.
+    """
+    if not draws(sys.stderr):
+        yield lambda done, size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True))
+    speeds = (TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *speeds, console=Console(stderr=True), transient=True, auto_refresh=False) as shown:
+        task, due = shown.add_task(printable(label), total=None), 0.0
+
+        def tell(done: int, size: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + DRAWN_SECONDS
+                shown.update(task, completed=done, total=size, refresh=True)
+
+        yield tell
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

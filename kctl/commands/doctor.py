@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kctl import console
-from kctl.backends import open_cluster
-from kctl.backends.survey import Questions
-from kctl.doctor.finding import Finding, State, Wanted, fail, ok, warn
-from kctl.doctor.rights import asked
-from kctl.doctor.table import exit_code, findings
 from kctl.errors import KctlError, UsageError
 from kctl.manifest import the_job
 from kctl.run.options import ContextOption, NamespaceOption, Output, OutputOption, SetOption
@@ -19,6 +14,7 @@ from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from kctl.config.run_config import LoadedConfig
+    from kctl.doctor.finding import Finding, Wanted
 
 STANDARD = "lora_di3"
 """The config that is tried where none is named, with one GPU where the profile has any."""
@@ -40,6 +36,11 @@ def doctor(
       kctl doctor
       kctl doctor lora_di3 -n research -o json
     """
+    from kctl.backends import open_cluster
+    from kctl.backends.survey import Questions
+    from kctl.doctor.rights import asked
+    from kctl.doctor.table import exit_code, findings
+
     loaded = _loaded(config, sets or [])
     wanted, own = _wanted(loaded, namespace, config is not None)
     queue = loaded.profile.queue
@@ -68,8 +69,9 @@ def _loaded(config: str | None, sets: list[str]) -> "LoadedConfig":
     return load(STANDARD, [*(f"cluster.{one}" for one in ranks), *sets])
 
 
-def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> tuple[Wanted, list[Finding]]:
+def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> "tuple[Wanted, list[Finding]]":
     """What is wanted of the cluster, and what the config itself runs into."""
+    from kctl.doctor.finding import Wanted, fail, ok, warn
     from kctl.manifest.render import render
 
     name, nodes = loaded.config.cluster.profile, loaded.config.cluster.nodes
@@ -84,10 +86,12 @@ def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> tuple
     return Wanted(loaded.profile, name, nodes, the_job(rendered.manifests)), told
 
 
-def _told(finding: Finding) -> str:
+def _told(finding: "Finding") -> str:
     return f"{finding.found}; next: {finding.next}" if finding.next else finding.found
 
 
-def _count(told: list[Finding]) -> str:
+def _count(told: "list[Finding]") -> str:
+    from kctl.doctor.finding import State
+
     numbers = {state: sum(one.state is state for one in told) for state in State}
     return f"{numbers[State.FAIL]} failed, {numbers[State.WARN]} to look at, {numbers[State.OK]} well"

@@ -1,12 +1,10 @@
 """kctl explain RUN: why a run waits, is slow, starts again or failed: cause, evidence, next command."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from kctl import console
-from kctl.backends.facts import Facts
 from kctl.config.secrets import redacted
-from kctl.explain.cause import Found
-from kctl.explain.table import explained
 from kctl.run.find import gone, located
 from kctl.run.options import (
     ContextOption,
@@ -18,6 +16,10 @@ from kctl.run.options import (
     where_flags,
 )
 from kctl.run.page import resume, structured
+
+if TYPE_CHECKING:
+    from kctl.backends.facts import Facts
+    from kctl.explain.cause import Found
 
 
 def explain(
@@ -34,6 +36,8 @@ def explain(
       kctl explain lora_di3
       kctl explain @latest -o json
     """
+    from kctl.explain.table import explained
+
     backend, name = located(run, local, namespace, context)
     facts = backend.facts(name)
     if facts is None:
@@ -48,21 +52,23 @@ def explain(
         console.data(_page(facts, causes))
 
 
-def _unknown(facts: Facts, local: bool, flags: str) -> Found:
+def _unknown(facts: "Facts", local: bool, flags: str) -> "Found":
     """What is said where the table has nothing: what status says, and where to look."""
+    from kctl.explain.cause import Found
+
     view, namespace = facts.view, facts.job["metadata"].get("namespace", "default")
     said = redacted(view.sentence) or "nothing in its job, pods, events and log says why"
     look = f"kctl logs {view.run}{flags}" if local else f"{facts.kubectl} -n {namespace} describe pytorchjob {view.run}"
     return Found("unknown-cause", said, (), look)
 
 
-def _value(facts: Facts, causes: tuple[Found, ...]) -> dict[str, object]:
+def _value(facts: "Facts", causes: "tuple[Found, ...]") -> dict[str, object]:
     view = facts.view
     said = {"run": view.run, "phase": str(view.phase), "code": view.code, "sentence": redacted(view.sentence)}
     return {**said, "causes": [asdict(one) for one in causes], "unseen": list(facts.unseen)}
 
 
-def _page(facts: Facts, causes: tuple[Found, ...]) -> str:
+def _page(facts: "Facts", causes: "tuple[Found, ...]") -> str:
     view, first = facts.view, causes[0]
     rows = [("Run:", f"{view.run} is {view.phase}"), ("Cause:", f"{first.sentence} [{first.name}]")]
     evidence = [*first.evidence]

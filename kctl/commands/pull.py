@@ -1,8 +1,5 @@
 """kctl pull RUN: its adapter, checked, into a folder here, and its report beside it."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +9,7 @@ from kctl import console
 from kctl.errors import KctlError, NotFound, UsageError
 from kctl.run.find import located
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from kctl.run.page import size_of
 from kctl.run.pull import pull as pull_adapter
 from kctl.run.report import pull_report
 from trainer.schema.contract import RunFolder
@@ -50,7 +48,7 @@ def pull(
     source = f"{kind.name}{ending}"
     target = to / f"{name}{'' if kind == folder.adapter else f'-{kind.name}'}{ending}"
     try:
-        with backend.files(name) as files, _bar(name) as progress:
+        with backend.files(name) as files, console.progress(name) as progress:
             pulled = pull_adapter(files, source, target, progress)
             try:
                 pull_report(files, page)
@@ -63,21 +61,6 @@ def pull(
         flags = where_flags(local, namespace, context)
         console.say(f"stopped; kctl pull {name}{flags} goes on from here")
         raise typer.Exit(130) from None
-    what = f"{pulled.files} files, {pulled.size / 2**20:.1f} MiB"
+    what = f"{pulled.files} files, {size_of(pulled.size)}"
     console.say(f"{what}, sha256 checked" if pulled.fresh else f"already there: {what}, sha256 checked")
     console.data(str(pulled.folder))
-
-
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """What is told of the progress: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, size: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, size: progress.update(task, completed=done, total=size)

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kctl.backends.survey import Answer
-from kctl.config.profile import ClusterProfile
 from kctl.config.secrets import redacted
 from kctl.errors import KctlError
 from kctl.manifest import Manifest
+
+if TYPE_CHECKING:
+    from kctl.config.profile import ClusterProfile
 
 
 class State(StrEnum):
@@ -36,7 +39,7 @@ class Finding:
 class Wanted:
     """What the runs want of the cluster."""
 
-    profile: ClusterProfile
+    profile: "ClusterProfile"
     name: str
     """Of the profile."""
     nodes: int

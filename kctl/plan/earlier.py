@@ -1,13 +1,15 @@
 """What runs of this machine showed: how long their items were, how fast they were, what memory they took."""
 
 import json
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kctl.backends.local.files import LocalFiles
 from kctl.backends.local.store import state_root
 from kctl.config.run_config import LoadedConfig
+from kctl.errors import KctlError
+from kctl.run.folder import read_results
 from trainer.dataset.report import Report
 from trainer.errors import ConfigError
 from trainer.schema.config import TrainConfig
@@ -21,7 +23,7 @@ class Measured:
 
     run: str
     tokens_per_s: float
-    """Over all ranks, the median of its log lines."""
+    """Over all ranks, the median of its steps."""
     mem_gib: float
     """The most of rank 0: reserved of a GPU's, or the process's own."""
 
@@ -78,17 +80,10 @@ def _measured(folder: RunFolder, result: dict[str, Any], loaded: LoadedConfig) -
     """Where as many ranks ran, on GPUs as this run would or on CPUs as this run would."""
     if result.get("ranks") != loaded.config.cluster.ranks:
         return None
-    speeds, memory, on_gpu = [], 0.0, False
     try:
-        for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if isinstance(record.get("tokens_per_s"), int | float):
-                speeds.append(float(record["tokens_per_s"]))
-                memory = max(memory, float(record.get("mem_gib") or 0))
-                on_gpu = on_gpu or "gpu_util" in record
-    except (OSError, ValueError, TypeError, AttributeError):
+        shown = read_results(LocalFiles(folder.root), folder.root.name)
+    except (KctlError, OSError):
         return None
-    later = speeds[1:]  # the first step compiles and warms up
-    if not later or on_gpu != (loaded.config.cluster.gpus_per_node > 0):
+    if shown.tokens_per_s is None or shown.on_gpu != (loaded.config.cluster.gpus_per_node > 0):
         return None
-    return Measured(folder.root.name, statistics.median(later), memory)
+    return Measured(shown.run, shown.tokens_per_s, shown.mem_gib or 0.0)

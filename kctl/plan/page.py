@@ -7,7 +7,7 @@ from kctl import console
 from kctl.plan.advice import advice, where
 from kctl.plan.estimate import Estimate
 from kctl.plan.memory import GIB, Memory
-from kctl.run.page import span
+from kctl.run.page import size_of, span
 from trainer.schema.parameters import FAMILIES
 
 PARTS = {
@@ -72,8 +72,8 @@ def _column(found: Estimate) -> dict[str, str]:
         "cost": "-" if time is None or time.cost is None else f"{time.cost:,.2f}",
         "trained": _millions(sum(found.trained.values())),
         **{family.replace("_", " "): _millions(found.trained.get(family, 0)) for family in FAMILIES},
-        "adapter or model": _size(found.published),
-        "a checkpoint": _size(found.checkpoint),
+        "adapter or model": size_of(round(found.published)),
+        "a checkpoint": size_of(round(found.checkpoint)),
     }
 
 
@@ -145,17 +145,11 @@ def _trains(found: Estimate) -> str:
 
 def _writes(found: Estimate) -> str:
     what = "an adapter" if found.question.train.lora else "a model"
-    return f"{what} of {_size(found.published)}, checkpoints of {_size(found.checkpoint)}"
+    return f"{what} of {size_of(round(found.published))}, checkpoints of {size_of(round(found.checkpoint))}"
 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M" if count else "-"
-
-
-def _size(amount: float) -> str:
-    if amount < 1e9:
-        return f"{amount / 1e6:,.0f} MB"
-    return f"{amount / 1e9:,.2f} GB" if amount < 1e10 else f"{amount / 1e9:,.0f} GB"
 
 
 def _data(found: Estimate) -> str:

@@ -70,9 +70,11 @@ class Results:
     loss: float | None = None
     """Of the newest step that was logged."""
     tokens_per_s: float | None = None
-    """Median of what was logged."""
+    """Median of what was logged after the first step, which compiles and warms up."""
     mem_gib: float | None = None
     """Most that was logged."""
+    on_gpu: bool = False
+    """A GPU's use was logged."""
     seconds: float | None = None
     """Of training, evaluations included."""
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -137,9 +139,11 @@ def base_of(train: Mapping[str, Any]) -> str | None:
 
 def read_results(files: RunFiles, run: str) -> Results:
     """How the run went; empty where it has not begun."""
+    import statistics
+
     evaluations: dict[int, dict[str, float]] = {}
     rates: list[float] = []
-    step, steps, loss, memory, seconds, late = 0, 0, None, None, None, 0.0
+    step, steps, loss, memory, seconds, late, on_gpu = 0, 0, None, None, None, 0.0, False
     for record in _records(files, _HERE.metrics.name):
         at = int(record["step"])
         judged = record.get("evaluation")
@@ -154,14 +158,16 @@ def read_results(files: RunFiles, run: str) -> Results:
         memory = max(filter(None, (memory, _number(record.get("mem_gib")))), default=None)
         seconds = _number(record.get("seconds")) or seconds
         rates += filter(None, [_number(record.get("tokens_per_s"))])
+        on_gpu = on_gpu or "gpu_util" in record
     return Results(
         run=run,
         train=read_train(files),
         step=step,
         steps=steps,
         loss=loss,
-        tokens_per_s=sorted(rates)[len(rates) // 2] if rates else None,
+        tokens_per_s=statistics.median(rates[1:]) if rates[1:] else None,
         mem_gib=memory,
+        on_gpu=on_gpu,
         seconds=_number(_object(files, _HERE.result.name).get("seconds")) if seconds is None else seconds + late,
         evaluations=dict(sorted(evaluations.items())),
         answers=_answers(files),

@@ -140,7 +140,7 @@ def test_preview_on_a_terminal_is_coloured_and_harmless(here: Path) -> None:
 def test_a_bar_is_drawn_on_a_terminal(here: Path) -> None:
     write_json(here / "a.json", [record("A", [entry([("B", "x" * 3000)], f"Yes {n}.") for n in range(50)])] * 20)
     shown = on_a_terminal([KCTL, "data", "stats", "a.json"], {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
-    assert re.search(r"a\.json .*/3\.\d MB", shown) and "rows 20, users 1" in shown
+    assert re.search(r"a\.json .*/[23]\.\d MiB", shown) and "rows 20, users 1" in shown
     plain = on_a_terminal([KCTL, "data", "stats", "a.json"], {**os.environ, "NO_COLOR": "1"})
     assert "\x1b" not in plain and "rows 20, users 1" in plain
 

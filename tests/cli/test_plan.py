@@ -63,7 +63,7 @@ def test_one_screen_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert "at most " in facts["Time"] and "50,650 steps, an epoch of 1,013" in facts["Time"]
     assert "GPU-hours at 2.5" in facts["Cost"]
     assert facts["Trains"].strip() == ("368,050,176 of 30,532,122,624 parameters: attention 53.5 M, experts 314.6 M")
-    assert facts["Writes"].strip() == "an adapter of 1.47 GB, checkpoints of 4.42 GB"
+    assert facts["Writes"].strip() == "an adapter of 1.4 GiB, checkpoints of 4.1 GiB"
     assert "64,800 items, 7,200 held out; 360 tokens" in facts["Data"]
     assert "--items 72000" in facts["From"] and "shipped sizes of Qwen3-30B-A3B-Instruct-2507" in facts["From"]
     assert "activations of the longest row" in shown.out

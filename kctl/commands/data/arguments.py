@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -15,9 +14,6 @@ from kctl.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from trainer.schema.data import Data
-
-_STEP = 1 << 20
-"""Bytes between two looks of the progress bar."""
 
 
 class Format(StrEnum):
@@ -87,21 +83,9 @@ def data_of(file: Path, data_format: Format | None, config: str | None, sets: li
 @contextlib.contextmanager
 def reading(file: Path, alone: bool = True) -> Iterator[Callable[[int], None]]:
     """What is told how many bytes of `file` are done: a bar on a terminal that it has `alone`, nothing elsewhere."""
-    if not (alone and console.draws(sys.stderr)):
+    if not alone:
         yield lambda done: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    # No thread of its own: processes are forked while it is shown.
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task, size, shown = progress.add_task(console.printable(file.name), total=None), file.stat().st_size, 0
-
-        def tell(done: int) -> None:
-            nonlocal shown
-            if not 0 <= done - shown < _STEP:  # backwards: the file is read once more
-                shown = done
-                progress.update(task, completed=done, total=size, refresh=True)
-
-        yield tell
+    size = file.stat().st_size
+    with console.progress(file.name) as tell:
+        yield lambda done: tell(done, size)

@@ -90,11 +90,12 @@ def stats(
 
 def _print(found: "Stats") -> None:
     from kctl import console
+    from kctl.run.page import size_of
 
     rate = f"{found.items / found.rows:.1f} a row, {found.items / found.users:.1f} a user"
     how = "counted" if found.exact else "estimated from bytes; --tokenizer FOLDER counts them"
     lines = [
-        f"{console.printable(found.path)}: {found.bytes / 1e6:,.1f} MB of format {found.format}",
+        f"{console.printable(found.path)}: {size_of(found.bytes)} of format {found.format}",
         f"rows {found.rows}, users {found.users}, items {found.items} ({rate}), usable {found.usable}",
         *(f"  {count} {reason}" for reason, count in sorted(found.unusable.items(), key=lambda one: -one[1])),
         f"tokens an item: median {found.length_p50}, p90 {found.length_p90}, p99 {found.length_p99}, "
