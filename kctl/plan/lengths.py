@@ -4,15 +4,14 @@ import json
 import math
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from kctl.errors import UsageError
-from trainer.dataset.items import Item
+from kctl.errors import NotFound, UsageError
 from trainer.dataset.report import Report
+from trainer.dataset.stats import Stats
 from trainer.errors import DataError
 from trainer.schema.config import TrainConfig
 from trainer.schema.data import Data
@@ -23,8 +22,6 @@ SPREAD = 0.6
 """Of the logarithm of lengths, where only their mean is known: dialogue's, and trainer.bench's."""
 LABELS = 1 / 6
 """Share of tokens that count in the loss, where nothing says it; trainer.bench's."""
-BYTES_PER_TOKEN, TURN_TOKENS = 3.9, 5
-"""UTF-8 bytes of English dialogue in one token of Qwen3's, and the tokens that ChatML puts around a turn."""
 LARGEST = 64 << 20
 """Bytes of a file of counts."""
 GUESS = 400
@@ -113,58 +110,72 @@ def _checked(lengths: Lengths) -> Lengths:
 
 
 def of_file(path: Path, train: TrainConfig) -> Lengths:
-    """Of a run's data-report.json, or of what `kctl data stats -o json` wrote; UsageError for anything else."""
+    """Of a run's data-report.json, or of what `kctl data stats -o json` wrote; NotFound where there is no such file,
+    UsageError for anything else."""
     want = "a run's data-report.json, or what kctl data stats -o json wrote"
     try:
         if path.stat().st_size > LARGEST:
             raise UsageError(f"{path}: too large for {want}; of a data file: --data {path}")
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value["lengths"], dict):
-            return of_report(Report.from_json(json.dumps(value)), f"{path}, a run's report")
-        return _checked(_of_stats(value, path, train))
+        text = path.read_text(encoding="utf-8")
+        if isinstance(json.loads(text)["lengths"], dict):
+            return of_report(Report.from_json(text), f"{path}, a run's report")
+        return _checked(_of_stats(Stats.from_json(text, str(path)), train))
+    except DataError as error:
+        raise UsageError(f"{error}; --stats takes {want}") from None
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}: --stats takes {want}") from None
+        raise NotFound(f"{path}: {error.strerror}: --stats takes {want}") from None
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not {want} ({type(error).__name__}: {str(error)[:80]})") from None
 
 
-def _of_stats(value: dict[str, Any], path: Path, train: TrainConfig) -> Lengths:
+def _of_stats(found: Stats, train: TrainConfig) -> Lengths:
     """Counts of the whole file, of which the run's sampler and split leave a part."""
-    pairs = [(int(length), int(count)) for length, count in value["lengths"]]
-    used = usable = sum(count for _, count in pairs)
+    used = usable = sum(count for _, count in found.lengths)
     sample, longest = train.data.sample, train.data.max_length
     if sample is not None and sample.unit == "item":
-        groups = [(int(size), int(count)) for size, count in value[f"items_per_{sample.per}"]]
+        groups = found.items_per_row if sample.per == "row" else found.items_per_user
         items = sum(size * count for size, count in groups)
         used = round(usable * sum(min(size, sample.max) * count for size, count in groups) / items)
     held = _held(used, train)
-    lengths = [min(length, longest) for length, count in pairs for _ in range(_share(count, usable))]
-    share = int(value["trained_tokens"]) / int(value["tokens"])
-    sure = "counted, then estimated what sample and validation leave" if value["exact"] else "estimated"
-    return Lengths(used - held, held, tuple(lengths), share, f"{path}, of kctl data stats", sure)
+    lengths = [min(length, longest) for length, count in found.lengths for _ in range(_share(count, usable))]
+    sure = "counted, then estimated what sample and validation leave" if found.exact else "estimated"
+    share = found.trained_tokens / found.tokens
+    return Lengths(used - held, held, tuple(lengths), share, f"{found.path}, by kctl data stats", sure)
 
 
 def of_data(path: Path, data: Data, model: Path | None, say: Callable[[str], None]) -> Lengths:
     """Of the file itself, read, sampled and divided as the run would; with a `model` folder that has a tokenizer
-    tokenised, too. TrainerError where the run would end with it.
+    tokenised, too. NotFound where there is no such file, TrainerError where the run would end with it.
     """
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file: --data takes a file of training data")
     root, here = _placed(path, data)
     if model is not None and (model / "tokenizer.json").is_file() and find_spec("tokenizers"):
         return _prepared(path, root, here, model, say)
-    from trainer.dataset.selecting import select
+    return _measured(path, root, here)
 
-    selection = select(here, root)
-    lengths, answers = [], 0
-    for item, history in zip(selection.train, selection.histories[0], strict=True):
-        answer, (whole, least) = _tokens([item.answer]), _prompts(item, history, here)
-        if _tokens(least) + answer <= data.max_length:  # else it is dropped, however many turns are left out
-            lengths.append(min(data.max_length, _tokens(whole) + answer))
-            answers += answer
+
+def _measured(path: Path, root: Path, data: Data) -> Lengths:
+    """By bytes, as kctl data stats estimates without a tokenizer; with the history that each item has."""
+    from trainer.dataset.items import Example
+    from trainer.dataset.ruler import BYTES_PER_TOKEN, How, ruler
+    from trainer.dataset.selecting import prompt_of, select
+
+    selection, most, prompt = select(data, root), data.max_length, prompt_of(data)
+    measure = ruler(How(data.format, prompt, (most,)))
+    examples = [(item.user, Example(item.turns, item.answer, item.query, item.time)) for item in selection.train]
+    lengths, trained = [], 0
+    for one, history in zip(measure(examples), selection.histories[0], strict=True):
+        kept = one.cut[most] if one.cut else (one.tokens, one.trained)
+        if kept is not None:  # else it is dropped, however many turns are left out
+            lines = sum(len(line.encode(errors="replace")) for line in history)
+            lengths.append(min(most, kept[0] + math.ceil(lines / BYTES_PER_TOKEN)))
+            trained += kept[1]
     if not lengths:
         raise DataError(f"{path}: nothing is left to train on ({dict(selection.dropped)}): check train.data")
     more = "--model FOLDER with its tokenizer.json, and pip install tokenizers, would count"
-    share = min(1.0, answers / sum(lengths))
     source = f"{path}, taking {BYTES_PER_TOKEN} bytes for a token: {more}"
+    share = min(1.0, trained / sum(lengths))
     return Lengths(len(lengths), len(selection.held), _some(lengths), share, source, "estimated")
 
 
@@ -182,23 +193,6 @@ def _prepared(path: Path, root: Path, data: Data, model: Path, say: Callable[[st
 
 def _some(lengths: list[int]) -> tuple[int, ...]:
     return tuple(lengths if len(lengths) <= MOST else random.Random(0).sample(lengths, MOST))
-
-
-def _prompts(item: Item, history: Sequence[str], data: Data) -> tuple[list[str], list[str]]:
-    """Texts that stand before the answer: all, and those of the item shortened as far as it can be."""
-    from trainer.dataset.prompts import dialogue_lines, render
-    from trainer.dataset.selecting import prompt_of
-
-    prompt = prompt_of(data)
-    if prompt is None:
-        texts = [turn.text for turn in item.turns]
-        return texts, texts[-1:]
-    least = render(item, prompt, (), max(0, len(dialogue_lines(item, prompt)) - 1))
-    return [render(item, prompt, history).system], [least.system]
-
-
-def _tokens(texts: Iterable[str]) -> int:
-    return sum(math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN) + TURN_TOKENS for text in texts)
 
 
 def _placed(path: Path, data: Data) -> tuple[Path, Data]:

@@ -12,7 +12,7 @@ from kctl.config.run_config import LoadedConfig, load
 from kctl.errors import UsageError
 from kctl.plan.earlier import Earlier, Measured, earlier
 from kctl.plan.lengths import Lengths, guessed, of_data, of_file, of_report, told
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import ConfigError
 from trainer.schema.config import TrainConfig
 from trainer.schema.gpus import GPUS, Gpu, Machine
 from trainer.schema.parameters import Shape, known_models, known_shape, shape_of
@@ -138,10 +138,7 @@ def _lengths(loaded: LoadedConfig, asked: Asked, before: Earlier) -> Lengths:
         return of_file(asked.stats, train)
     if asked.data is not None:
         model = Path(asked.model) if asked.model is not None else None
-        try:
-            return of_data(asked.data, train.data, model, console.say)
-        except TrainerError as error:
-            raise UsageError(str(error)) from None
+        return of_data(asked.data, train.data, model, console.say)
     if asked.items is not None and asked.mean_tokens is not None:
         return told(train, asked.items, asked.mean_tokens)
     if before.report is not None:

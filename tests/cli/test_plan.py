@@ -158,6 +158,20 @@ def test_lengths_from_files(planned: Any, tmp_path: Path) -> None:
     assert (found["data"]["items"], found["data"]["held_out"], found["steps_per_epoch"]) == (640, 60, 10)
 
 
+def test_a_file_and_its_stats_make_the_same_plan(
+    planned: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_chameleons(tmp_path / "train.json", 300)
+    same = [word for one in ("sample=null", "max_length=4096") for word in ("--set", f"train.data.{one}")]
+    assert run(["data", "stats", "train.json", "--config", "lora_di3", *same, "-o", "json"]) == 0
+    (tmp_path / "stats.json").write_text(capsys.readouterr().out)
+    file, counts = (planned("lora_di3", *same, name, path)["data"] for name, path in
+                    (("--data", "train.json"), ("--stats", "stats.json")))  # fmt: skip
+    assert counts["source"] == "train.json, by kctl data stats" and counts["sure"] == file["sure"] == "estimated"
+    assert counts["items"] + counts["held_out"] == pytest.approx(file["items"] + file["held_out"], abs=5)
+    assert counts["mean_tokens"] == pytest.approx(file["mean_tokens"], rel=0.03)
+
+
 def earlier_run(root: Path, *sets: str, speeds: tuple[float, ...] = (50.0, 400.0, 500.0, 600.0)) -> str:
     """A finished local run of the demo, by what it leaves in its folder."""
     config = load("demo", list(sets)).config
@@ -210,7 +224,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
 def test_what_it_refuses(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plan", *words]) == 2
+    assert run(["plan", *words]) == (4 if "none.json" in words else 2)
     shown = capsys.readouterr()
     assert sentence in shown.err and shown.out == "" and shown.err.count("\n") == 1
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kctl.errors import UsageError
+from kctl.errors import NotFound, UsageError
 from kctl.plan.lengths import MOST, Lengths, guessed, of_data, of_file, of_report, told
 from tests.bench_dataset import write_chameleons
 from tests.unit.dataset_world import write_lines, write_model
 from tests.unit.test_schedule import config
 from trainer.dataset.prepare import prepare
 from trainer.dataset.report import Report
+from trainer.dataset.stats import VERSION, Characters, Duplicates, Stats
 from trainer.errors import DataError
 from trainer.schema.data import Data
 
@@ -35,18 +36,25 @@ def report_of(lengths: list[int], **fields: Any) -> Report:
     return Report(**{**empty, "train": len(lengths), "trained_tokens": sum(lengths) // 6, **facts, **fields})
 
 
-def stats(**fields: Any) -> dict[str, Any]:
-    """As kctl data stats -o json writes them, as far as a plan looks at it."""
-    return {
-        "version": 1,
-        "exact": True,
-        "lengths": [[100, 600], [300, 300], [5000, 100]],
-        "items_per_row": [[1, 100], [9, 100]],
-        "items_per_user": [[10, 100]],
-        "tokens": 650_000,
-        "trained_tokens": 65_000,
-        **fields,
+def stats() -> dict[str, Any]:
+    """As kctl data stats -o json writes them of a file of 1,000 items."""
+    counts: dict[str, Any] = {name: 0 for name in Stats.__dataclass_fields__}
+    texts = {"path": "train.json", "format": "chameleons", "blocks": [], "tokenizer": "", "unusable": {}}
+    numbers = {"version": VERSION, "exact": True, "items": 1000, "tokens": 650_000, "trained_tokens": 65_000}
+    groups = {"items_per_row": [(1, 100), (9, 100)], "items_per_user": [(10, 100)], "rows_per_user": [(2, 100)]}
+    found = {
+        **counts,
+        **texts,
+        **numbers,
+        **groups,
+        "lengths": [(100, 600), (300, 300), (5000, 100)],
+        "shortening": [],
+        "duplicates": Duplicates(0, 0, 0),
+        "leaks": None,
+        "division": None,
+        "characters": Characters(0, 0, 0, 0, False),
     }
+    return asdict(Stats(**found))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ def test_counts_of_a_whole_file_are_sampled_and_split(tmp_path: Path) -> None:
     path.write_text(json.dumps(stats()))
     whole = of_file(path, config())
     assert (whole.items, whole.held_out, whole.labels) == (900, 100, 0.1)
-    assert max(whole.tokens) == 1024 and "kctl data stats" in whole.source
+    assert max(whole.tokens) == 1024 and whole.source == "train.json, by kctl data stats"
     some = of_file(path, config(data={**FORM, "sample": {"unit": "item", "max": 3, "per": "row"}}))
     assert (some.items or 0) + some.held_out == 400  # of 10 items in two rows 1 and 3
     apart = of_file(path, config(data={**FORM, "validation": {"path": "held.json"}}))
@@ -103,8 +111,8 @@ def test_a_data_file_gives_what_its_preparation_would(tmp_path: Path) -> None:
     rough = of_data(tmp_path / "train.json", wanted, None, lambda _: None)
     assert (rough.items, rough.held_out, rough.sure) == (report.train, report.validation, "estimated")
     assert 0 < rough.labels < 1 and "--model FOLDER" in rough.source
-    short = of_data(tmp_path / "train.json", wanted.model_copy(update={"max_length": 150}), None, lambda _: None)
-    assert max(short.tokens) <= 150, "older turns are left out"
+    short = of_data(tmp_path / "train.json", wanted.model_copy(update={"max_length": 300}), None, lambda _: None)
+    assert max(short.tokens) <= 300 < max(rough.tokens), "older turns are left out"
     with pytest.raises(DataError, match="nothing is left to train on"):
         of_data(tmp_path / "train.json", wanted.model_copy(update={"max_length": 64}), None, lambda _: None)
 
@@ -119,7 +127,7 @@ def test_a_data_file_may_lie_anywhere(tmp_path: Path) -> None:
     wanted = Data.model_validate({"path": "x/y.jsonl", "format": "messages", "validation": {"path": "z/held.jsonl"}})
     found = of_data(tmp_path / "here" / "a.jsonl", wanted, None, lambda _: None)
     assert (found.items, found.held_out) == (9, 0), "the copy is dropped from what is held out"
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(NotFound, match="no such file"):
         of_data(tmp_path / "a.jsonl", wanted, None, lambda _: None)
 
 
@@ -141,7 +149,7 @@ def test_any_file_of_counts_is_read_or_refused(
     try:
         found: Lengths = of_file(path, config(data={**FORM, "sample": {"unit": "item", "max": 3, "per": "row"}}))
     except UsageError as error:
-        assert "not a run's data-report.json" in str(error)
+        assert "a run's data-report.json, or what kctl data stats -o json wrote" in str(error)
         return
     assert found.mean >= 1 and found.items
 
@@ -150,7 +158,7 @@ def test_any_file_of_counts_is_read_or_refused(
 def test_what_is_no_file_of_counts(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"not a run's data-report\.json"):
+    with pytest.raises(UsageError, match=r"a run's data-report\.json"):
         of_file(path, config())
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(NotFound, match="No such file"):
         of_file(tmp_path / "none.json", config())
