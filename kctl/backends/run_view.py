@@ -1,8 +1,12 @@
-"""What people see of a run, derived from its PyTorchJob and pods: one view for both backends. Talks to nobody."""
+"""What people see of a run, derived from its PyTorchJob and pods: one view for both backends. Talks to nobody.
+
+Words of others, such as a pod's last ones or an event's, are shown without what looks like a credential.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kctl.config.secrets import redacted
 from kctl.manifest import Manifest
 from trainer.schema.contract import (
     ANNOTATION_CANCELLED,
@@ -80,14 +84,15 @@ def pod_view(pod: Manifest) -> PodView:
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     life = (metadata.get("annotations") or {}).get(ANNOTATION_LIFE, "")
     index = (metadata.get("labels") or {}).get(LABEL_REPLICA_INDEX, "0")
+    message = parse_message(ended.get("message") or "")
     return PodView(
         name=metadata["name"],
         phase=status.get("phase") or "Pending",
         index=int(index) if index.isdigit() else 0,
         life=int(life) if life.isdigit() else None,
         code=(state.get("terminated") or {}).get("exitCode"),
-        message=parse_message(ended.get("message") or ""),
-        reason=_reason(status, state, ended),
+        message=replace(message, sentence=message.sentence and redacted(message.sentence)),
+        reason=redacted(_reason(status, state, ended)),
         started=(state.get("running") or state.get("terminated") or {}).get("startedAt") or "",
     )
 
@@ -129,7 +134,7 @@ def run_view(job: Manifest, pods: Sequence[Manifest]) -> RunView:
         loss=message.loss,
         eta_s=None,
         code=teller.code if teller and teller.code is not None else message.code,
-        sentence=_sentence(job, phase, teller, views),
+        sentence=redacted(_sentence(job, phase, teller, views)),
         attempt=message.attempt,
         created=metadata.get("creationTimestamp") or "",
         ended=_ended(job) if phase.finished else "",
@@ -162,7 +167,7 @@ def event_time(event: Manifest) -> str:
 def newest_warning(warnings: Iterable[Manifest]) -> str:
     """What the newest of these events says, in one line; empty where there is none."""
     newest = max(warnings, key=event_time, default={})
-    return " ".join(str(newest.get("message", "")).split())
+    return redacted(" ".join(str(newest.get("message", "")).split()))
 
 
 def _ended(job: Manifest) -> str:

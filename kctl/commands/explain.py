@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kctl import console
-from kctl.config.secrets import redacted
 from kctl.run.find import gone, located
 from kctl.run.options import (
     ContextOption,
@@ -57,14 +56,14 @@ def _unknown(facts: "Facts", local: bool, flags: str) -> "Found":
     from kctl.explain.cause import Found
 
     view, namespace = facts.view, facts.job["metadata"].get("namespace", "default")
-    said = redacted(view.sentence) or "nothing in its job, pods, events and log says why"
+    said = view.sentence or "nothing in its job, pods, events and log says why"
     look = f"kctl logs {view.run}{flags}" if local else f"{facts.kubectl} -n {namespace} describe pytorchjob {view.run}"
     return Found("unknown-cause", said, (), look)
 
 
 def _value(facts: "Facts", causes: "tuple[Found, ...]") -> dict[str, object]:
     view = facts.view
-    said = {"run": view.run, "phase": str(view.phase), "code": view.code, "sentence": redacted(view.sentence)}
+    said = {"run": view.run, "phase": str(view.phase), "code": view.code, "sentence": view.sentence}
     return {**said, "causes": [asdict(one) for one in causes], "unseen": list(facts.unseen)}
 
 
@@ -72,7 +71,7 @@ def _page(facts: "Facts", causes: "tuple[Found, ...]") -> str:
     view, first = facts.view, causes[0]
     rows = [("Run:", f"{view.run} is {view.phase}"), ("Cause:", f"{first.sentence} [{first.name}]")]
     evidence = [*first.evidence]
-    said = redacted(view.sentence.partition(" waits: ")[2] or view.sentence)
+    said = view.sentence.partition(" waits: ")[2] or view.sentence
     if said and not any(said in one for one in (first.sentence, *evidence)):
         evidence.insert(0, f"status: {said}")
     rows += [("Evidence:" if number == 0 else "", one) for number, one in enumerate(evidence)]

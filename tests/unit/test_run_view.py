@@ -1,12 +1,13 @@
 """What a run looks like, from the shapes that the API and the trainer really write."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kctl.backends.run_view import run_view
+from kctl.backends.run_view import newest_warning, run_view
 from trainer.schema.contract import ANNOTATION_CANCELLED, ANNOTATION_MANIFEST, LABEL_CONFIG, LABEL_REPLICA_INDEX, Phase
 
 
@@ -106,3 +107,16 @@ def test_a_pod_that_waits_says_for_what() -> None:
     }
     assert run_view(job(), [unplaced]).sentence == f"pod demo-01234567-worker-0 waits: {message}"
     assert run_view(job("Running"), [pod(0, "Running")]).sentence == ""
+
+
+def test_no_view_shows_a_secret_that_others_say() -> None:
+    secret = "hf_" + "x" * 24
+    failed = job("Failed")
+    failed["status"]["conditions"][0]["message"] = f"cannot pull with {secret}"
+    views = [
+        run_view(job("Running"), [pod(0, "Pending", reason=f"denied: {secret}")]),
+        run_view(job("Failed"), [pod(0, "Failed", 1, f"no model for {secret}"), pod(1, "Failed", 2, "{}")]),
+        run_view(failed, []),
+    ]
+    assert all(view.sentence and "[secret]" in view.sentence and secret not in str(asdict(view)) for view in views)
+    assert newest_warning([{"message": f"WANDB_API_KEY={'0' * 40} is refused"}]) == "WANDB_API_KEY=[secret] is refused"
