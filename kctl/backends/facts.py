@@ -11,8 +11,8 @@ from functools import cached_property
 
 from kctl.backends.run_view import RunView, event_time, newest_warning, pod_view, pods_wanted, run_view
 from kctl.config.secrets import redacted
-from kctl.manifest import Manifest
-from trainer.schema.contract import CONTAINER, Phase
+from kctl.manifest import Manifest, pod_of, requests_of
+from trainer.schema.contract import Phase
 
 LOG_TAIL = 200
 """Last lines of a log that are looked at."""
@@ -77,17 +77,12 @@ class Facts:
     @cached_property
     def template(self) -> Manifest:
         """The spec of its pods, as the job has it."""
-        replicas = (self.job["spec"].get("pytorchReplicaSpecs") or {}).values()
-        return next((one["template"]["spec"] for one in replicas), {})
+        return pod_of(self.job)
 
     @cached_property
     def wanted(self) -> dict[str, str]:
         """What one pod asks for: resource -> quantity."""
-        main: Manifest = next(
-            (one for one in self.template.get("containers") or [] if one.get("name") == CONTAINER), {}
-        )
-        resources = main.get("resources") or {}
-        return {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+        return requests_of(self.template)
 
     @cached_property
     def claimed(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kctl.backends.survey import Answer
 from kctl.config.secrets import redacted
 from kctl.errors import KctlError
-from kctl.manifest import Manifest
+from kctl.manifest import Manifest, pod_of, requests_of
 
 if TYPE_CHECKING:
     from kctl.config.profile import ClusterProfile
@@ -49,16 +49,12 @@ class Wanted:
     @property
     def pod(self) -> Manifest:
         """The spec of one pod."""
-        if self.job is None:
-            return {}
-        spec: Manifest = next(iter(self.job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"]
-        return spec
+        return pod_of(self.job or {})
 
     @property
     def resources(self) -> dict[str, str]:
         """What one pod asks for: resource -> quantity."""
-        found = next((one.get("resources") or {} for one in self.pod.get("containers") or []), {})
-        return {**(found.get("limits") or {}), **(found.get("requests") or {})}
+        return requests_of(self.pod)
 
     @property
     def secret_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kctl.errors import KctlError
+from trainer.schema.contract import CONTAINER
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON would have it."""
@@ -14,6 +15,19 @@ def the_job(manifests: list[Manifest]) -> Manifest:
     if len(jobs) != 1:
         raise KctlError(f"rendered {len(jobs)} PyTorchJobs instead of one: this is a bug in kctl, please report it")
     return jobs[0]
+
+
+def pod_of(job: Manifest) -> Manifest:
+    """The spec of a job's pods, by its template; empty where it has none."""
+    replicas = ((job.get("spec") or {}).get("pytorchReplicaSpecs") or {}).values()
+    return next(((one.get("template") or {}).get("spec") or {} for one in replicas), {})
+
+
+def requests_of(pod: Manifest) -> dict[str, str]:
+    """What a pod's trainer asks for: resource -> quantity; a limit alone is a request, too."""
+    containers = [one for one in pod.get("containers") or [] if one.get("name") == CONTAINER]
+    resources = next((one.get("resources") or {} for one in containers), {})
+    return {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
 
 
 def config_map_of(job: Manifest) -> str | None:
