@@ -29,7 +29,7 @@ class Held:
     answers: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def add(self, user: User, example: Example) -> None:
-        owner, text = hashed(user.identity), hashed(_text(example))
+        owner, text = hashed(user.identity), hashed(_APART.join(_texts(example)))
         self.users.append(owner)
         self.items.append(owner ^ text)
         self.texts.append(text)
@@ -121,14 +121,18 @@ class Tally:
             self.users[owner] = rows + 1, before + items
 
     def _add_usable(self, batch: Sequence[tuple[User, Example]], measure: Ruler) -> None:
+        known: User | None = None
+        owner = 0
         for (user, example), measured in zip(batch, measure(batch), strict=True):
             if measured.flaw is not None:
                 self.unusable[measured.flaw] += 1
                 continue
             self._add_lengths(measured)
-            text = _text(example)
-            self._add_characters(text)
-            self._add_hashes(hashed(user.identity), hashed(text), hashed(example.answer), example)
+            texts = _texts(example)
+            self._add_characters(texts)
+            if user is not known:  # the items of a row come one after the other
+                known, owner = user, hashed(user.identity)
+            self._add_hashes(owner, hashed(_APART.join(texts)), hashed(example.answer), example)
 
     def _add_hashes(self, owner: int, text: int, answer: int, example: Example) -> None:
         for kind, key in (("items", owner ^ text), ("texts", text), ("answers", answer)):
@@ -151,13 +155,13 @@ class Tally:
             counts["tokens"] += left[0]
             counts["trained_tokens"] += left[1]
 
-    def _add_characters(self, text: str) -> None:
-        if _CONTROL.search(text.replace(_APART, "")):
+    def _add_characters(self, texts: Sequence[str]) -> None:
+        if not all(map(str.isprintable, texts)) and any(map(_CONTROL.search, texts)):
             self.characters["control"] += 1
-        if not text.isascii():
+        if not all(map(str.isascii, texts)):
             self.characters["non_ascii"] += 1
-            self.characters["replacement"] += "\ufffd" in text
-            self.characters["mojibake"] += _MOJIBAKE.search(text) is not None
+            self.characters["replacement"] += any("\ufffd" in text for text in texts)
+            self.characters["mojibake"] += any(map(_MOJIBAKE.search, texts))
 
 
 def hashed(text: str | None) -> int:
@@ -177,8 +181,10 @@ def held_of(rows: Iterator[tuple[User, Sequence[Example]]]) -> Held:
     return held
 
 
-def _text(example: Example) -> str:
-    return _APART.join((*(turn.text for turn in example.turns), example.query, example.answer))
+def _texts(example: Example) -> list[str]:
+    texts = [turn.text for turn in example.turns]
+    texts += example.query, example.answer
+    return texts
 
 
 def _bucket(tokens: int) -> int:
