@@ -104,6 +104,16 @@ def initialise(model: nn.Module, losses: Losses, train: TrainConfig, device: tor
     return engine
 
 
+def create_moments(optimizer: torch.optim.Optimizer, flats: Iterable[torch.Tensor], updates: int) -> None:
+    """What AdamW makes at its first step, zeros after so many updates: a resumed run needs it before."""
+    for flat in flats:
+        optimizer.state[flat] = {
+            "step": torch.tensor(float(updates), device=flat.device),
+            "exp_avg": torch.zeros_like(flat.data),
+            "exp_avg_sq": torch.zeros_like(flat.data),
+        }
+
+
 def set_learning_rate(engine: Any, rate: float) -> None:
     """The rate of the next step; a group's `lr_scale` (experts) multiplies it."""
     for group in engine.optimizer.param_groups:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trainer.checkpoints import Checkpoint, Files, Named
 from trainer.distributed import Ranks
+from trainer.engine import create_moments
 from trainer.errors import RunsFolderError
-from trainer.slices import PARTS, Slice, copy_overlap, stored_slices, write_slices
+from trainer.slices import PARTS, Slice, copy_overlap, keyed, stored_slices, write_slices
+from trainer.whole_model import full_files
 
 FILE_BYTES = 1_000_000_000
 """A file of state at most, and what a rank holds of it in host memory."""
@@ -36,9 +37,11 @@ def write_state(
     """
     files: Files = {}
     try:
-        for number, slices in enumerate(_full_files(_owned(parameters, engine, ranks.rank))):
+        slices = keyed(_owned(parameters, engine, ranks.rank))
+        for number, tensors in enumerate(full_files(slices, FILE_BYTES)):
             path = temp / f"rank-{ranks.rank:04d}-{number:04d}.safetensors"
-            files[path.name] = write_slices(path, slices, {**about, "rank": str(ranks.rank)})
+            files[path.name] = write_slices(path, tensors, {**about, "rank": str(ranks.rank)})
+            tensors.clear()
     except RunsFolderError as error:
         return error
     return files
@@ -48,10 +51,7 @@ def load_state(parameters: Named, engine: Any, ranks: Ranks, checkpoint: Checkpo
     """Weights, masters and moments of a verified checkpoint that any number of ranks wrote. CheckpointError."""
     zero, by_name = engine.optimizer, dict(parameters)
     zero.checkpoint_event_prologue()  # gives small parameters up that are whole on each rank
-    for flat in zero.fp32_partitioned_groups_flat:
-        moments: dict[str, Tensor] = {part: torch.zeros_like(flat.data) for part in PARTS[1:]}
-        step = torch.tensor(float(checkpoint.progress.updates), device=flat.device if flat.is_cuda else None)
-        zero.optimizer.state[flat] = {"step": step, **moments}
+    create_moments(zero.optimizer, zero.fp32_partitioned_groups_flat, checkpoint.progress.updates)
     for stored in stored_slices(parameters, checkpoint, run):
         parameter = by_name[stored.name]
         share = _share(parameter, stored.part)
@@ -97,20 +97,6 @@ def _set_share(parameter: nn.Parameter, part: str, value: Tensor) -> None:
         parameter.ds_tensor.data.copy_(value)
     else:
         safe_set_local_optimizer_state(parameter, value, part)
-
-
-def _full_files(slices: Iterator[Slice]) -> Iterator[list[Slice]]:
-    """Slices of at most FILE_BYTES together, or one that is longer."""
-    held: list[Slice] = []
-    size = 0
-    for one in slices:
-        if held and size + one[3].nbytes > FILE_BYTES:
-            yield held
-            held, size = [], 0
-        held.append(one)
-        size += one[3].nbytes
-    if held:
-        yield held
 
 
 def whole_values(model: nn.Module, first: bool) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoints import Checkpoint, Named
+from trainer.engine import create_moments
 from trainer.flat import Flat
 from trainer.slices import PARTS, Slice, copy_overlap, stored_slices
 
@@ -107,7 +108,8 @@ class Snapshot:
 
 def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str) -> None:
     """Parameters, masters and moments of a verified checkpoint that any number of ranks wrote. CheckpointError."""
-    create_moments(engine, torch.tensor(float(checkpoint.progress.updates)))
+    zero = engine.optimizer
+    create_moments(zero.optimizer, zero.single_partition_of_fp32_groups, checkpoint.progress.updates)
     by_name = dict(parameters)
     own = {(name, part): (start, value) for one in owned(engine) for name, start, part, value in one.slices()}
     for stored in stored_slices(parameters, checkpoint, run):
@@ -115,13 +117,3 @@ def load_slices(parameters: Named, engine: Any, checkpoint: Checkpoint, run: str
             copy_overlap(0, by_name[stored.name].data.view(-1), stored)
         if (stored.name, stored.part) in own:
             copy_overlap(*own[stored.name, stored.part], stored)
-
-
-def create_moments(engine: Any, step: Tensor) -> None:
-    """What AdamW makes at its first step, zeros after `step` updates: a resumed run needs it before."""
-    for flat in engine.optimizer.single_partition_of_fp32_groups:
-        engine.optimizer.optimizer.state[flat] = {
-            "step": step.to(flat.device).clone() if flat.is_cuda else step.clone(),
-            "exp_avg": torch.zeros_like(flat.data),
-            "exp_avg_sq": torch.zeros_like(flat.data),
-        }

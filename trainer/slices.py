@@ -3,7 +3,7 @@
 Keys are `<parameter>:<offset>:<part>`, values fp32 (n,): from that offset of the flattened parameter on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,14 @@ class Stored:
     read: Callable[[], Tensor]
 
 
-def write_slices(path: Path, slices: list[Slice], about: dict[str, str]) -> dict[str, Any]:
+def keyed(slices: Iterable[Slice]) -> Iterator[tuple[str, Tensor]]:
+    """As they are called in files."""
+    for name, start, part, value in slices:
+        yield f"{name}:{start}:{part}", value
+
+
+def write_slices(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> dict[str, Any]:
     """One file on the volume, with `about` in its header; its signature. RunsFolderError if it cannot be written."""
-    tensors = {f"{name}:{start}:{part}": value for name, start, part, value in slices}
     try:
         with named_errors(path):
             save_file(tensors, str(path), metadata=about)

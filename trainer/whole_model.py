@@ -48,12 +48,12 @@ def write_model(model: PreTrainedModel, values: Iterable[tuple[str, Tensor]], fo
     parts: list[Path] = []
     homes: list[tuple[str, int]] = []
     size = 0
-    for tensors in _full_files(_as_in_files(model, values)):
+    for tensors in full_files(_as_in_files(model, values), FILE_BYTES):
         parts.append(folder / f"{len(parts)}.part")
         save_file(tensors, parts[-1], metadata={"format": "pt"})
         homes += [(name, len(parts)) for name in tensors]
         size += sum(tensor.nbytes for tensor in tensors.values())
-        tensors.clear()  # else they would stay until the next file is full
+        tensors.clear()
     if len(parts) == 1:
         parts[0].rename(folder / "model.safetensors")
         return
@@ -78,11 +78,13 @@ def _layer_of(name: str) -> str:
     return found[0] if found else name
 
 
-def _full_files(values: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def full_files(values: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
+    """Tensors by name, of at most `most` bytes together, or one that is larger. Clear each when it is written: else it
+    would stay until the next one is full."""
     tensors: dict[str, Tensor] = {}
     size = 0
     for name, value in values:
-        if tensors and size + value.nbytes > FILE_BYTES:
+        if tensors and size + value.nbytes > most:
             yield tensors
             tensors, size = {}, 0
         tensors[name] = value

@@ -19,7 +19,7 @@ from trainer.checkpoints import Files
 from trainer.distributed import Ranks, gathered
 from trainer.errors import RunsFolderError, TrainerError
 from trainer.lora_state import Snapshot
-from trainer.slices import write_slices
+from trainer.slices import keyed, write_slices
 
 LOOK = 0.05
 """Seconds between two looks of rank 0's thread for the others' markers."""
@@ -109,7 +109,7 @@ class Writer:
 
     def _write_own(self, about: dict[str, str]) -> None:
         path = self._file(self._ranks.rank)
-        signed = write_slices(path, self._snapshot.slices(), {**about, "rank": str(self._ranks.rank)})
+        signed = write_slices(path, dict(keyed(self._snapshot.slices())), {**about, "rank": str(self._ranks.rank)})
         write_json(path.with_suffix(".json"), signed)
 
     def _all_files(self) -> Files | None:

@@ -79,6 +79,6 @@ def test_quickstart(checkout: Path, claims: Shell, registry: str, trainer_image:
     assert done.returncode == 0, said + claims.kubectl("get", "pods,events", check=False)
     measured(f"README's quickstart: {time.monotonic() - begun:.0f} s")
     assert "step=2/2" in done.stdout and "sha256 checked" in done.stdout, said
-    (adapter,) = (checkout / "adapters").iterdir()
+    adapter, report = sorted((checkout / "adapters").iterdir())
     verify_adapter(adapter)
-    assert adapter.name.startswith("first-")
+    assert adapter.name.startswith("first-") and report.name == f"{adapter.name}.html"

@@ -112,12 +112,17 @@ def launch(
     return Launched(process.returncode, text, root / "runs" / file.run, first, stopping)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parsed(about: str | None) -> argparse.Namespace:
+    """tokenizer, layers, ranks."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=1)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parsed(__doc__)
     root = Path(tempfile.mkdtemp())
     save_model(root / "model", arguments.tokenizer, arguments.layers)
     write_chameleons(root / "data.json", 1600)

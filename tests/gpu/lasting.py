@@ -5,7 +5,6 @@ to the end, from a start to the first step when it is resumed; with several rank
 still; every parameter under ZeRO-3 stopped and resumed. Then answers and a merged model of what was trained.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench_dataset import write_chameleons
-from tests.gpu.default_path import Launched, launch, save_model
+from tests.gpu.default_path import Launched, launch, parsed, save_model
 
 EVERY, STEPS = 4, 24
 LARGE = {"lora": {"rank": 64, "alpha": 128, "expert_rank": 64}, "max_steps": STEPS}
@@ -94,11 +93,7 @@ def whole(root: Path, tokenizer: Path, ranks: int) -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--ranks", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parsed(__doc__)
     root, ranks = Path(tempfile.mkdtemp()), arguments.ranks
     save_model(root / "model", arguments.tokenizer, arguments.layers)
     write_chameleons(root / "data.json", 1600)

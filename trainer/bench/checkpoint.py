@@ -20,9 +20,9 @@ from trainer.bench.ours import run_config
 from trainer.bench.work import Row
 from trainer.checkpoints import Origin, Progress
 from trainer.distributed import Ranks, join, leave
-from trainer.engine import Owned, deepspeed_config
+from trainer.engine import Owned, create_moments, deepspeed_config
 from trainer.flat import flatten
-from trainer.lora_state import Snapshot, create_moments, owned
+from trainer.lora_state import Snapshot, owned
 from trainer.schema.contract import RunFolder
 from trainer.slices import PARTS
 from trainer.writer import Writer
@@ -43,7 +43,7 @@ def make_engine(values: int, ranks: Ranks) -> Any:
     optimizer = torch.optim.AdamW(groups, lr=1e-4)
     config = deepspeed_config(run_config(Row("any")), ranks.device.type == "cuda")
     engine, *_ = deepspeed.initialize(model=Owned(flats, lambda batch: batch), optimizer=optimizer, config=config)
-    create_moments(engine, torch.tensor(1.0))
+    create_moments(engine.optimizer.optimizer, engine.optimizer.single_partition_of_fp32_groups, 1)
     return engine
 
 
