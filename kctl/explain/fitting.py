@@ -60,7 +60,7 @@ def unmatched(facts: Facts) -> Seen | None:
     if found is None:
         return None
     if facts.nodes is None or facts.template.get("affinity"):
-        other = re.search(r"taint \{(?!node-role)|Insufficient|unschedulable", found.evidence[0])
+        other = re.search(r"taint( \{(?!node-role)|\(s\))|Insufficient|unschedulable", found.evidence[0])
         return None if other else found
     return None if matching(facts.nodes, facts.template) else found
 
@@ -68,14 +68,18 @@ def unmatched(facts: Facts) -> Seen | None:
 def held_back(words: str, by: Callable[[Manifest, Manifest], str]) -> Predicate:
     """The scheduler speaks of such nodes and, where nodes are known, one is among those with the run's labels.
 
-    `by`: what keeps a pod away from a node, empty where that does not.
+    `by`: what keeps a pod away from a node, empty where that does not. Kubernetes 1.34 speaks of taints without a name:
+    then only the nodes tell which.
     """
-    said = says(_unplaced, words)
+    said, nameless = says(_unplaced, words), says(_unplaced, r"untolerated taint\(s\)")
 
     def seen(facts: Facts) -> Seen | None:
         found = said(facts)
-        if found is None or facts.nodes is None:
+        if facts.nodes is None:
             return found
+        found = found or nameless(facts)
+        if found is None:
+            return None
         for node in matching(facts.nodes, facts.template):
             if what := by(node, facts.template):
                 fields = {**found.fields, "what": what, "key": what.partition("=")[0]}

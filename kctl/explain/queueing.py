@@ -42,8 +42,9 @@ def managed_elsewhere(facts: Facts) -> Seen | None:
 
 
 def operator_silent(facts: Facts) -> Seen | None:
-    """Nobody has written a condition."""
-    if _conditions(facts) or facts.pods or facts.age < SILENT_SECONDS:
+    """Nobody has written a condition, nor said that the pods are refused."""
+    heard = any((event.get("involvedObject") or {}).get("kind") == "PyTorchJob" for event in facts.events)
+    if heard or _conditions(facts) or facts.pods or facts.age < SILENT_SECONDS:
         return None
     return Seen(
         {"seconds": f"{facts.age:.0f}"}, (f"job: no conditions and no pods {facts.age:.0f} s after its creation",)

@@ -174,7 +174,7 @@ STARTING = (
     ),
     Cause(
         "runs-as-root",
-        says(_waits, r"runAsNonRoot and (?P<why>image will run as root|.*non-numeric user|.*)"),
+        says(_waits, r"runAsNonRoot and |breaks non-root policy"),
         "the image would run as root, which the pod forbids",
         "set run_as in the cluster profile (uid of 1 or more)",
     ),

@@ -125,6 +125,24 @@ def busybox(request: pytest.FixtureRequest) -> str:
     return "busybox:1.36" if GIVEN else f"{request.getfixturevalue('registry')}/busybox:test"
 
 
+@pytest.fixture(scope="session")
+def rootly(request: pytest.FixtureRequest, busybox: str) -> str:
+    """The same image with root as its user, as a given cluster's is."""
+    if GIVEN:
+        return busybox
+    image = busybox.replace(":test", ":root")
+    container = _buildah("from", "--tls-verify=false", busybox)
+    _buildah("config", "--user=0", container)
+    _buildah("commit", "--rm", "--tls-verify=false", container, f"docker://{image}")
+    return image
+
+
+def _buildah(*arguments: str) -> str:
+    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, f"buildah {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def gpus(shell: Shell) -> Iterator[None]:
     """The node says that it has 8 GPUs. CPU and memory cannot be made up like this: its kubelet corrects them."""

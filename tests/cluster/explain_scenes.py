@@ -121,14 +121,14 @@ def _registry(image: str) -> str:
     return image.partition("/")[0]
 
 
-def scenes(team: Team, busybox: str) -> dict[str, Scene]:
+def scenes(team: Team, rootly: str) -> dict[str, Scene]:
     """Cause -> scene."""
     env = {"secret": "no-secret", "key": "token"}
     keyless = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keyless"}, "stringData": {"other": "x"}}
     unclassed = claim("unclassed", "ReadWriteMany", {"storageClassName": ""})
     fast = claim("fast", "ReadWriteMany", {"storageClassName": "no-such-class"})
     tainted = {"taints": [{"key": "team", "value": "vision", "effect": "NoSchedule"}]}
-    root = {"image": busybox, **patch(securityContext={"runAsUser": None, "runAsGroup": None, "fsGroup": None})}
+    root = {"image": rootly, **patch(securityContext={"runAsUser": None, "runAsGroup": None, "fsGroup": None})}
     return {
         "image-absent": Scene({"image": _absent(team.image)}),
         "image-name": Scene({"image": f"{_registry(team.image)}/Upper:x"}),

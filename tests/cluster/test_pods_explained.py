@@ -19,6 +19,8 @@ from trainer.schema.contract import Phase
 
 pytestmark = pytest.mark.timeout(900)
 MISSING = {"path": "absent.jsonl"}
+SMALL = {"cpu": "10m", "memory": "256Mi"}
+"""So that the node has room for all of them: none waits for what another one takes."""
 BESIDE = {"pull-secret-absent"}
 """What alone keeps nobody waiting: told beside another cause."""
 
@@ -46,13 +48,13 @@ def _until(team: Team, cluster: Cluster, run: str, cause: str, seconds: float = 
 
 
 @pytest.fixture(scope="module")
-def waiting(team: Team, busybox: str) -> Iterator[dict[str, str]]:
+def waiting(team: Team, rootly: str) -> Iterator[dict[str, str]]:
     """Cause -> its run. All of them at once: each waits for something of its own."""
-    staging = scenes(team, busybox)
+    staging = scenes(team, rootly)
     assert sorted(staging) == sorted(WAITING)
 
     def submitted(cause: str, scene: Scene) -> str:
-        team.profile(cause, **scene.profile)
+        team.profile(cause, **SMALL, **scene.profile)
         run = team.config(cause, profile=cause, data=MISSING)
         team.ok("submit", cause)
         scene.then(team, run)

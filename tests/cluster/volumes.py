@@ -48,6 +48,7 @@ def folders_as_claims(shell: Shell, root: Path) -> Iterator[dict[str, Path]]:
         for name in folders:
             made = claim(name, "ReadWriteMany", bound_to(name, shell))
             shell.kubectl("create", "-f", "-", stdin=json.dumps(made))
+        shell.kubectl("wait", "--for=jsonpath={.status.phase}=Bound", "pvc", "--all", "--timeout=50s")
         yield folders
         for kind in ("pytorchjobs", "pods", "persistentvolumeclaims"):
             shell.kubectl("delete", kind, "--all", "--timeout=50s")

@@ -122,6 +122,12 @@ def test_a_refusal_counts_while_pods_are_missing_and_while_it_is_fresh() -> None
     assert explained(Facts(NOW, job("Created"), events=(old,))) == ()
 
 
+def test_an_operator_whose_pods_are_refused_is_not_silent() -> None:
+    """It writes no condition before the first pod is there (seen on a real cluster)."""
+    facts = refused("no PriorityClass with name high was found")
+    assert [one.name for one in explained(Facts(NOW, job(), events=facts.events))] == ["priority-class"]
+
+
 def test_a_kubelets_old_complaint_is_over() -> None:
     assert [one.name for one in explained(kubelet("FailedMount", "timed out", age=3600))] == ["starting"]
 
@@ -156,7 +162,14 @@ ALL_AT_ONCE = (
     "{node.kubernetes.io/not-ready: }, 1 node(s) had untolerated taint {team: vision}, 1 node(s) were unschedulable."
 )
 
+NAMELESS = (
+    "0/4 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable, "
+    "2 node(s) had untolerated taint(s). no new claims to deallocate, preemption: 0/4 nodes are available."
+)
+"""As Kubernetes 1.34 says it."""
 
+
+@pytest.mark.parametrize("said", [ALL_AT_ONCE, NAMELESS])
 @pytest.mark.parametrize(
     ("wanted", "causes"),
     [
@@ -168,7 +181,7 @@ ALL_AT_ONCE = (
         (None, ["taint", "nodes-cordoned", "nodes-not-ready"]),
     ],
 )
-def test_of_many_nodes_those_count_that_the_run_may_go_to(wanted: str | None, causes: list[str]) -> None:
+def test_of_many_nodes_those_count_that_the_run_may_go_to(said: str, wanted: str | None, causes: list[str]) -> None:
     """The scheduler says one reason a node, and of a tainted one never that it has other labels, too."""
     nodes = (
         node("well"),
@@ -177,7 +190,7 @@ def test_of_many_nodes_those_count_that_the_run_may_go_to(wanted: str | None, ca
         node("cordoned", spec={"unschedulable": True}),
     )
     selector = {"nodeSelector": {"name": wanted}} if wanted else {}
-    facts = unplaced(ALL_AT_ONCE, job=job("Created", pod=selector), nodes=nodes)
+    facts = unplaced(said, job=job("Created", pod=selector), nodes=nodes)
     assert [one.name for one in explained(facts)] == causes
     if wanted == "tainted":
         assert "node tainted: team=vision" in explained(facts)[0].evidence and "{key: team," in explained(facts)[0].next
@@ -189,6 +202,7 @@ def test_without_a_look_at_nodes_a_selector_is_named_where_nothing_else_is() -> 
         "0/5 nodes are available: 3 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 node(s) "
     )
     assert explained(unplaced(plain + "didn't match Pod's node affinity/selector."))[0].name == "selector"
+    assert [one.name for one in explained(unplaced(NAMELESS))] == ["nodes-cordoned"]
 
 
 def test_the_second_resource_that_is_short_is_named() -> None:
