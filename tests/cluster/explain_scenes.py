@@ -177,7 +177,7 @@ def staged(team: Team, all_of_them: dict[str, Scene]) -> Iterator[None]:
     """What the scenes need is there inside the block."""
     with ExitStack() as stack:
         stack.enter_context(_lamps(team.shell))
-        stack.callback(_freed, team.shell)
+        stack.callback(freed, team.shell)
         for scene in all_of_them.values():
             if objects := scene.objects(team):
                 stack.enter_context(team.shell.made(*objects))
@@ -201,8 +201,8 @@ def _lamps(shell: Shell) -> Iterator[None]:
     patch_node(capacity={LAMP: None}, allocatable={LAMP: None})
 
 
-def _freed(shell: Shell) -> None:
-    """Finalizers of ours go, so that the namespace can."""
+def freed(shell: Shell) -> None:
+    """Finalizers of ours go, so that what they hold can."""
     free = json.dumps({"metadata": {"finalizers": None}})
     for kind in ("pytorchjobs", "persistentvolumeclaims"):
         for name in shell.kubectl("get", kind, "-o", "name").split():

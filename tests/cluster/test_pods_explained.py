@@ -8,7 +8,7 @@ import pytest
 
 from kctl.backends.cluster.backend import Cluster
 from kctl.explain.table import explained
-from tests.cluster.explain_scenes import Scene, scenes, staged
+from tests.cluster.explain_scenes import Scene, freed, scenes, staged
 from tests.cluster.faults import LONG, evict, fill, held, kill, launcher, master
 from tests.cluster.jobs import OTHER_MANAGER, job
 from tests.cluster.shell import Shell
@@ -145,6 +145,7 @@ def test_it_trains_is_killed_and_is_evicted(team: Team, cluster: Cluster) -> Non
 
 def test_a_full_volume(team: Team, cluster: Cluster) -> None:
     """The last of this module: a disk goes with all jobs of the namespace."""
+    freed(team.shell)
     with disk_as_claim(team.shell, "full", team.volumes["runs"].with_name("full"), 1) as path:
         fill(path / "ballast")
         team.profile("full", volumes={"runs": {"claim": "full"}})
