@@ -16,6 +16,9 @@ def claims(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     if survey.claims.value is None:
         yield from unseen("claims", survey.claims)
         return
+    if survey.space.absent:  # they come with it
+        yield from _classes(survey, {None})
+        return
     there = {claim["metadata"]["name"]: claim for claim in survey.claims.items}
     volumes, unbound = wanted.profile.volumes, set[str | None]()
     for use, claim in {"models": volumes.models, "data": volumes.data, "runs": volumes.runs}.items():
@@ -78,6 +81,8 @@ def _classes(survey: Survey, unbound: set[str | None]) -> Iterator[Finding]:
 
 def secrets(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """That the Secrets which pods name are there; their keys are not looked at."""
+    if survey.space.absent:
+        return
     for name, answer in survey.secrets.items():
         if answer.absent:
             remedy = f"{survey.kubectl} -n {survey.namespace} create secret generic {name} --from-literal=KEY=VALUE"
