@@ -14,6 +14,7 @@ from kctl.backends.run_view import tags_of
 from kctl.backends.times import timestamp
 from kctl.errors import Damaged, NotFound, UsageError
 from kctl.manifest.differences import differences
+from kctl.run import names
 from kctl.run.find import backend_of, listed, located, several
 from kctl.run.folder import AdapterView, folder_of, read_adapter, read_train
 from kctl.run.options import (
@@ -138,6 +139,7 @@ def tag(
     for other in before:
         backend.annotate(other, {f"{TAG_PREFIX}{name}": None})
         console.say(f"{other} was @{name} before")
+    names.remember_one(backend.where, f"@{name}")
     console.data(f"@{name} is {chosen}")
 
 
@@ -159,6 +161,7 @@ def untag(
     tagged = _tagged(backend, name)
     if not tagged:
         raise NotFound(f"no run has the tag {name!r}; see kctl adapters list{where_flags(local, namespace, context)}")
+    names.forget(backend.where, f"@{name}")
     for run in tagged:
         backend.annotate(run, {f"{TAG_PREFIX}{name}": None})
         console.data(f"{run} is no longer @{name}")

@@ -54,9 +54,10 @@ def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
 
 
 def listed(backend: Backend) -> list[Manifest]:
-    """Every job that kctl made there, oldest first; their names are kept for completion."""
+    """Every job that kctl made there, oldest first; their names and tags are kept for completion."""
     jobs = backend.list_jobs()
-    names.remember(backend.where, [job["metadata"]["name"] for job in jobs])
+    tags = {f"@{tag}": None for job in jobs for tag in tags_of(job)}
+    names.remember(backend.where, [*tags, *(job["metadata"]["name"] for job in jobs)])
     return jobs
 
 
