@@ -1,4 +1,4 @@
-"""kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are verbs of a run."""
+"""kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are a run's verbs, here too."""
 
 import re
 from collections.abc import Mapping
@@ -12,6 +12,9 @@ from kctl import console
 from kctl.backends.protocol import Backend, RunFiles
 from kctl.backends.run_view import tags_of
 from kctl.backends.times import timestamp
+from kctl.commands.generate import generate
+from kctl.commands.merge import merge
+from kctl.commands.pull import pull
 from kctl.errors import Damaged, NotFound, UsageError
 from kctl.manifest.differences import differences
 from kctl.run import names
@@ -30,8 +33,12 @@ from kctl.run.page import loss_of, size_of, structured
 from trainer.schema.contract import TAG_PREFIX
 
 adapters = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, show and compare the adapters that the runs made."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show and compare the adapters that the runs made. kctl pull, merge and generate work behind it, too.",
 )
+for verb in (pull, merge, generate):
+    adapters.command(hidden=True)(verb)  # their one chapter is that of the verb itself
 
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 """As the name of an annotation may be, in lower case."""
