@@ -17,7 +17,6 @@ from kctl.commands.data.arguments import (
     reading,
 )
 from kctl.run.options import Output, SetOption
-from kctl.run.page import structured
 
 if TYPE_CHECKING:
     from trainer.dataset.stats import Stats
@@ -87,6 +86,8 @@ def stats(
 
 
 def _structured(found: "Stats", output: Output) -> str:
+    from kctl.run.page import structured
+
     text = found.to_json()
     return text if output is Output.JSON else structured(json.loads(text), output)
 
