@@ -75,8 +75,11 @@ def _classes(survey: Survey, unbound: set[str | None]) -> Iterator[Finding]:
         remedy = f"make the claim anew with one of: {listed}"
         yield fail("storage-class", f"there is no storage class {gone}", remedy, NotFound)
     if None in unbound and not any(notes.get(_DEFAULT) == "true" for notes in names.values()):
-        remedy = f"write storageClassName into the claim (there are: {listed})"
-        yield warn("storage-class", "no storage class is the default one", remedy)
+        remedy = f"write storageClassName into the claims (there are: {listed})"
+        if not names:
+            remedy = "ask an administrator for one, or for volumes that fit the claims"
+        found = "no storage class is the default one" if names else "there is no storage class"
+        yield warn("storage-class", found, remedy)
 
 
 def secrets(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
