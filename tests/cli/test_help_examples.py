@@ -22,8 +22,8 @@ from tests.cli.test_help import EXAMPLES, its_words
 from tests.unit.dataset_world import write_lines, write_model
 from trainer.schema.contract import REPORT_HEAD, RunFolder
 
-RUNS = ("lora_di5", "full_di3", "lora_di3")
-"""Configs of the runs that the examples name; the last one is @latest."""
+RUNS = ("full_di3", "lora_di3", "lora_di5")
+"""Configs of the runs that the examples name; the last one is @latest, by its name too where all are of one second."""
 WITH_A_POD = ("merge", "generate", "export")
 OF_A_RUN = ("submit", "status", "top", "list", "explain", "diff", "logs", "wait", "cancel", "pull", "report", "compare")
 OF_A_RUN += ("adapters", "delete", "prune")
@@ -76,7 +76,7 @@ def test_of_a_run(here: Path, capsys: pytest.CaptureFixture[str], line: str) -> 
     if "-n" in words:
         del words[words.index("-n") :][:2]
     for tag in ("production", "candidate"):
-        assert kctl(["adapters", "tag", "lora_di5", tag, "--local"]) == 0
+        assert kctl(["adapters", "tag", "lora_di3", tag, "--local"]) == 0
     more = {"submit": ["--dry-run", "client"], "delete": ["--yes"], "prune": ["--yes"]}.get(words[0], [])
     code, seen = kctl([*words, *dict.fromkeys(["--local", *more])]), capsys.readouterr()
     assert code == 0 or (code, words[0]) == (1, "diff"), seen.err
