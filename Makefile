@@ -43,6 +43,11 @@ demo: $(READY) ## Fetch real inputs, train a small adapter on this machine, pull
 	$(call part,the adapter comes home,$(BIN)/kctl pull demo --local)
 	@$(BIN)/python -m demo.compare
 
+.PHONY: screenshots
+screenshots: $(READY) ## README's pictures anew, of real output (3 minutes; doctor's where KUBECONFIG leads to a cluster)
+	@$(BIN)/python -m demo.inputs
+	@PATH="$(CURDIR)/$(BIN):$$PATH" demo/screenshots.sh
+
 .PHONY: test
 test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (8 minutes)
 	@FAULTS=few $(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training tests/faults/test_kills.py

@@ -56,7 +56,7 @@ def shown(command: list[str], width: int, seconds: float) -> str:
 def svg(command: list[str], text: str, width: int) -> str:
     """A window with the command in its title and `text` in it."""
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(Text.from_ansi(text.rstrip("\n")), overflow="fold")
+    console.print(Text.from_ansi(text.rstrip("\n") + "\n"), overflow="fold")  # an empty line: the last one is clipped
     title = shlex.join([Path(command[0]).name, *command[1:]])  # no path of this machine
     drawn = console.export_svg(title=f"$ {title}")
     return re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", drawn, flags=re.DOTALL)

@@ -14,6 +14,7 @@ from typing import Any
 
 from kctl.config.resolve import config_folders, shipped_configs
 from kctl.run import names
+from trainer.schema.contract import TAG_PREFIX
 
 WORDS = Path(__file__).with_name("words.json")
 
@@ -130,11 +131,21 @@ def _fields(schema: Verb, part: Verb, path: str) -> Iterator[Candidate]:
 
 
 def _runs(given: list[str]) -> list[str]:
-    """The runs that a verb may mean, newest first."""
+    """The runs that a verb may mean, newest first, and their tags."""
     if "--local" in given:
         from kctl.backends.local.store import state_root
 
         folders = [path for path in (state_root() / "jobs").glob("[!.]*") if path.is_dir()]
-        return [path.name for path in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+        newest = sorted(folders, key=lambda path: -path.stat().st_mtime)
+        return [path.name for path in newest] + [f"@{tag}" for path in newest for tag in _tags(path / "job.json")]
     after = dict(itertools.pairwise(given))
     return names.on_clusters(after.get("-n", after.get("--namespace")), after.get("--context"))
+
+
+def _tags(job: Path) -> list[str]:
+    """Of a local run; none where its file is just being made."""
+    try:
+        notes = json.loads(job.read_bytes())["metadata"].get("annotations") or {}
+    except (OSError, ValueError, LookupError):
+        return []
+    return [key.removeprefix(TAG_PREFIX) for key in notes if key.startswith(TAG_PREFIX)]

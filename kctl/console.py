@@ -1,7 +1,7 @@
 """What people and programs read: data on stdout, everything else on stderr.
 
-Colour and boxes only on a terminal and never with NO_COLOR; a pipe gets plain aligned columns. rich is imported
-only to draw.
+Colour and bars only on a terminal and never with NO_COLOR; a pipe gets plain aligned columns. rich is imported only to
+draw.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ SHOWN_SECONDS = 0.02
 """A line of a log may wait so long for others to be written with it."""
 DRAWN_SECONDS = 0.1
 """Between two looks of a progress bar."""
+FOLDED = 8
+"""Columns of a terminal that a column of a table must have; what is longer is folded."""
 
 
 def data(text: str) -> None:
@@ -119,27 +121,47 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows below headers to stdout: drawn on a terminal, plain aligned columns otherwise."""
-    if draws(sys.stdout):
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+    """Write rows below headers to stdout: drawn on a terminal, plain aligned columns otherwise.
 
-        drawn = Table(box=None, pad_edge=False, header_style="bold")
-        for header in headers:
-            drawn.add_column(header, overflow="fold")
-        for row in rows:
-            drawn.add_row(*(Text(printable(cell)) for cell in row))
-        Console().print(drawn)
-        return
+    A terminal that is too narrow for columns gets a line for each cell.
+    """
     lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(columns(line[column]) for line in lines) for column in range(len(headers))]
+    if sys.stdout.isatty():
+        _draw(lines, widths)
+        return
     data(
         "\n".join(
             "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
             for line in lines
         )
     )
+
+
+def _draw(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console() if draws(sys.stdout) else Console(color_system=None, force_terminal=False)
+    least = [widths[0], *(min(width, FOLDED) for width in widths[1:])]  # a name in two lines could not be copied
+    headers, *rows = lines
+    if sum(least) + 2 * (len(least) - 1) <= console.width:
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for place, (header, width) in enumerate(zip(headers, least, strict=True)):
+            drawn.add_column(header, overflow="fold", min_width=width, no_wrap=place == 0)
+        for row in rows:
+            drawn.add_row(*map(Text, row))
+    else:
+        drawn = Table(box=None, pad_edge=False, show_header=False)
+        drawn.add_column(style="bold", no_wrap=True)
+        drawn.add_column(overflow="fold")
+        for number, row in enumerate(rows):
+            for header, cell in zip(headers, row, strict=True):
+                drawn.add_row(header, Text(cell))
+            if number < len(rows) - 1:
+                drawn.add_row()
+    console.print(drawn)
 
 
 def columns(text: str) -> int:

@@ -40,6 +40,8 @@ def verbs(group: typer.Typer, names: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 def _parts(group: typer.Typer) -> Iterator[tuple[str, Verb | typer.Typer]]:
     for command in group.registered_commands:
+        if command.hidden:  # another name of a verb that is listed
+            continue
         assert command.callback is not None
         yield command.name or command.callback.__name__, command.callback
     for inner in group.registered_groups:

@@ -1,4 +1,4 @@
-"""kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are verbs of a run."""
+"""kctl adapters: what the runs made, by its manifests. Pulling, merging and generating are a run's verbs, here too."""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +12,12 @@ from kctl import console
 from kctl.backends.protocol import Backend, RunFiles
 from kctl.backends.run_view import tags_of
 from kctl.backends.times import timestamp
+from kctl.commands.generate import generate
+from kctl.commands.merge import merge
+from kctl.commands.pull import pull
 from kctl.errors import Damaged, NotFound, UsageError
 from kctl.manifest.differences import differences
+from kctl.run import names
 from kctl.run.find import backend_of, listed, located, several
 from kctl.run.folder import AdapterView, folder_of, read_adapter, read_train
 from kctl.run.options import (
@@ -29,8 +33,12 @@ from kctl.run.page import loss_of, size_of, structured
 from trainer.schema.contract import TAG_PREFIX
 
 adapters = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, show and compare the adapters that the runs made."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show and compare the adapters that the runs made. kctl pull, merge and generate work behind it, too.",
 )
+for verb in (pull, merge, generate):
+    adapters.command(hidden=True)(verb)  # their one chapter is that of the verb itself
 
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 """As the name of an annotation may be, in lower case."""
@@ -138,6 +146,7 @@ def tag(
     for other in before:
         backend.annotate(other, {f"{TAG_PREFIX}{name}": None})
         console.say(f"{other} was @{name} before")
+    names.remember_one(backend.where, f"@{name}")
     console.data(f"@{name} is {chosen}")
 
 
@@ -159,6 +168,7 @@ def untag(
     tagged = _tagged(backend, name)
     if not tagged:
         raise NotFound(f"no run has the tag {name!r}; see kctl adapters list{where_flags(local, namespace, context)}")
+    names.forget(backend.where, f"@{name}")
     for run in tagged:
         backend.annotate(run, {f"{TAG_PREFIX}{name}": None})
         console.data(f"{run} is no longer @{name}")

@@ -29,7 +29,9 @@ def doctor(
     namespace: NamespaceOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Check a cluster, and what a config would run into there. The exit code is that of the first failure.
+    """Check a cluster, and what a config would run into there, in the order in which one sets it up.
+
+    The exit code is that of the first failure.
 
     \b
     Examples:
@@ -55,8 +57,9 @@ def doctor(
         console.data(structured([asdict(one) for one in told], output))
     else:
         console.table(("CHECK", "", "FOUND"), [(one.check, str(one.state), _told(one)) for one in told])
-    console.say(f"{cluster.where}: {_count(told)}")
-    if code := exit_code(told):
+    code = exit_code(told)
+    console.say(f"{cluster.where}: {_count(told)}{'; do what the first one says, then look again' if code else ''}")
+    if code:
         raise typer.Exit(code)
 
 
@@ -80,7 +83,9 @@ def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> "tupl
     except (KctlError, ConfigError) as error:
         remedy = "correct the config or its profile"
         return Wanted(loaded.profile, name, nodes, None), [fail("config", str(error), remedy, UsageError)]
-    told = [warn("config", text, f"change it in {loaded.path.name} or in profile {name}") for text in rendered.warnings]
+    image = f"image {loaded.profile.image} "  # the check of the image knows more
+    warnings = [text for text in rendered.warnings if not text.startswith(image)]
+    told = [warn("config", text, f"change it in {loaded.path.name} or in profile {name}") for text in warnings]
     if named:
         told.insert(0, ok("config", f"{loaded.path} is run {rendered.run}"))
     return Wanted(loaded.profile, name, nodes, the_job(rendered.manifests)), told

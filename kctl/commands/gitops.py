@@ -104,7 +104,7 @@ def rm(
 
     \b
     Examples:
-      kctl gitops rm lora-di3-0a1b2c3d -o runs/
+      kctl gitops rm lora-di3-1e61e6eb -o runs/
       kctl gitops rm lora-di3 --to runs/
     """
     from kctl import console

@@ -21,7 +21,9 @@ def render(
     config: ConfigArgument,
     sets: SetOption = None,
     namespace: NamespaceOption = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.yaml,
+    output: Annotated[
+        Format, typer.Option("--output", "-o", help="Format of what is printed on stdout.")
+    ] = Format.yaml,
 ) -> None:
     """Print the manifests of a run. Needs no cluster; equal input gives equal bytes.
 

@@ -1,6 +1,7 @@
 """The shapes of names and quantities that Kubernetes accepts, checked before anything is sent."""
 
 import re
+import unicodedata
 from decimal import Decimal
 from typing import Annotated
 
@@ -28,7 +29,8 @@ def quantity(text: str) -> Decimal:
 
 def _run_prefix(name: str) -> str:
     if len(name) > MAX_NAME or not LABEL_1035.fullmatch(name):
-        fixed = re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_NAME].strip("-")
+        plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()  # of letters with dots
+        fixed = re.sub(r"[^a-z0-9]+", "-", plain)[:MAX_NAME].strip("-")
         hint = f"; try {fixed}" if LABEL_1035.fullmatch(fixed) else ""
         raise ValueError(
             f"must be a DNS label of at most {MAX_NAME} characters: lower-case letters, digits and -, "

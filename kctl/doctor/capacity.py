@@ -36,8 +36,9 @@ def nodes(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
             return
         left = [node for node in left if amount(offer(node, resource)) >= amount(asked)]
         if not left:
-            found = f"a pod asks for {asked} {resource}, the largest node has {largest:g}"
-            yield fail("nodes", found, f"lower cluster.gpus_per_node, or cpu and memory in {profile}", NotFound)
+            found = f"a pod asks for {asked} {resource}, the largest node has {_shown(resource, largest)}"
+            remedy = "lower cluster.gpus_per_node" if "/" in resource else f"lower {resource} in {profile}"
+            yield fail("nodes", found, remedy, NotFound)
             return
     yield from _taints(wanted, left)
 
@@ -58,7 +59,8 @@ def _taints(wanted: Wanted, left: list[Manifest]) -> Iterator[Finding]:
         yield warn("nodes", found, "lower cluster.nodes, or wait for more nodes")
     else:
         devices = ", ".join(f"{asked} {name}" for name, asked in wanted.resources.items() if "/" in name)
-        yield ok("nodes", f"{len(open_to_us)} nodes can take a pod of a run{f' with {devices}' if devices else ''}")
+        count = "1 node" if len(open_to_us) == 1 else f"{len(open_to_us)} nodes"
+        yield ok("nodes", f"{count} can take a pod of a run{f' with {devices}' if devices else ''}")
 
 
 def rdma(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
@@ -81,7 +83,8 @@ def quotas(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
         name, tight = quota["metadata"]["name"], False
         for resource, limit in hard.items():
             need = amount(_asked(wanted, resource)) * (1 if resource.startswith("count/") else wanted.nodes)
-            found = f"quota {name}: {limit} {resource}, {used.get(resource, '0')} used, a run asks for {need:g}"
+            asks = f"a run asks for {_shown(resource, need)}"
+            found = f"quota {name}: {limit} {resource}, {used.get(resource, '0')} used, {asks}"
             look = f"{survey.kubectl} -n {survey.namespace} describe resourcequota {name}"
             if need > amount(limit):
                 yield fail("quota", found, f"ask for a larger quota, or make the run smaller; {look}", Refused)
@@ -91,6 +94,11 @@ def quotas(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
                 tight = True
         if not tight:
             yield ok("quota", f"quota {name} has room for a run")
+
+
+def _shown(resource: str, number: float) -> str:
+    """As people write it: memory in Gi."""
+    return f"{number / 2**30:.3g}Gi" if resource.endswith(("memory", "storage")) else f"{number:g}"
 
 
 def _asked(wanted: Wanted, resource: str) -> str:

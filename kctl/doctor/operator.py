@@ -13,6 +13,8 @@ KEEPS_PODS = (1, 9, 4)
 _TAGS = {"v1-93c5489": (1, 9, 4)}
 """Images are tagged by commit: the tag in the manifests of a release."""
 _SOURCE = "github.com/kubeflow/training-operator.git/manifests/overlays/standalone?ref=v1.9.4"
+SHIPPED = "kctl"
+"""The namespace that k8s/base makes."""
 INSTALL = f'kubectl apply --server-side -k "{_SOURCE}"'
 
 
@@ -24,7 +26,9 @@ def server(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
 def namespace(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """That it is there, and which Pod Security level it enforces."""
     if survey.space.absent:
-        remedy = f"{survey.kubectl} apply -k k8s/base, or choose another one with -n"
+        remedy = f"{survey.kubectl} apply -k k8s/base"
+        if survey.namespace != SHIPPED:
+            remedy = f"take {SHIPPED} with -n and {remedy}; for another name copy k8s/overlays/team (k8s/README.md)"
         yield fail("namespace", f"there is no namespace {survey.namespace}", remedy, NotFound)
     elif survey.space.value is not None:
         level = _labels(survey.space.value).get("pod-security.kubernetes.io/enforce", "privileged")

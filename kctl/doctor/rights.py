@@ -47,17 +47,26 @@ def asked(queue: str) -> tuple[Right, ...]:
 
 def rights(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """One line for each verb that does not work, one where all do."""
+    if survey.space.absent:
+        return
     if not any(survey.rights.values()) and None in survey.rights.values():
         yield warn("rights", "the cluster does not say what we may do", f"{survey.kubectl} auth can-i --list")
         return
     rows = needed(wanted.profile.queue.kind)
     missing = {verb: [one for one in row if survey.rights.get(one) is False] for verb, row in rows.items()}
-    for verb, gone in missing.items():
-        if gone:
-            named = ", ".join(f"{right} {resource}" for right, resource in gone)
-            role = "kctl-user-kueue" if set(gone) <= set(WITH_KUEUE) else "kctl-user"
-            remedy = f"ask an administrator for role {role} in {survey.namespace} (k8s/README.md)"
-            found = f"kctl {verb}: no right to {named}"
-            yield fail("rights", found, remedy, Refused) if verb in _NEEDED else warn("rights", found, remedy)
+    for verb in _NEEDED:
+        if missing[verb]:
+            yield fail("rights", *_lack(survey, [verb], missing), Refused)
+    if others := [verb for verb, gone in missing.items() if gone and verb not in _NEEDED]:
+        yield warn("rights", *_lack(survey, others, missing))
     if not any(missing.values()):
         yield ok("rights", f"every verb of kctl works in namespace {survey.namespace}")
+
+
+def _lack(survey: Survey, verbs: list[str], missing: dict[str, list[Right]]) -> tuple[str, str]:
+    """(what these verbs lack, the command of an administrator)."""
+    gone = dict.fromkeys(right for verb in verbs for right in missing[verb])
+    named = ", ".join(f"{right} {resource}" for right, resource in gone)
+    role = "kctl-user-kueue" if set(gone) <= set(WITH_KUEUE) else "kctl-user"
+    grant = f"{survey.kubectl} -n {survey.namespace} create rolebinding NAME --role={role} --user=NAME"
+    return f"{', '.join(f'kctl {verb}' for verb in verbs)}: no right to {named}", f"ask an administrator for: {grant}"

@@ -16,6 +16,9 @@ def claims(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     if survey.claims.value is None:
         yield from unseen("claims", survey.claims)
         return
+    if survey.space.absent:  # they come with it
+        yield from _classes(survey, {None})
+        return
     there = {claim["metadata"]["name"]: claim for claim in survey.claims.items}
     volumes, unbound = wanted.profile.volumes, set[str | None]()
     for use, claim in {"models": volumes.models, "data": volumes.data, "runs": volumes.runs}.items():
@@ -72,12 +75,17 @@ def _classes(survey: Survey, unbound: set[str | None]) -> Iterator[Finding]:
         remedy = f"make the claim anew with one of: {listed}"
         yield fail("storage-class", f"there is no storage class {gone}", remedy, NotFound)
     if None in unbound and not any(notes.get(_DEFAULT) == "true" for notes in names.values()):
-        remedy = f"write storageClassName into the claim (there are: {listed})"
-        yield warn("storage-class", "no storage class is the default one", remedy)
+        remedy = f"write storageClassName into the claims (there are: {listed})"
+        if not names:
+            remedy = "ask an administrator for one, or for volumes that fit the claims"
+        found = "no storage class is the default one" if names else "there is no storage class"
+        yield warn("storage-class", found, remedy)
 
 
 def secrets(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """That the Secrets which pods name are there; their keys are not looked at."""
+    if survey.space.absent:
+        return
     for name, answer in survey.secrets.items():
         if answer.absent:
             remedy = f"{survey.kubectl} -n {survey.namespace} create secret generic {name} --from-literal=KEY=VALUE"

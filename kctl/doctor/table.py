@@ -1,4 +1,4 @@
-"""All checks in the order of the page.
+"""All checks in the order of the page. What only follows from a missing operator or namespace is not said.
 
 The traps of a PyTorchJob that can be seen beforehand: those in its manifest are kctl.manifest.preflight's, which
 refuses it (name, enums, container, replicas, processes, elastic, probes, lifetime, clean-up, shm, secrets in env,
@@ -24,6 +24,8 @@ from kctl.explain.refusing import REFUSED
 
 def tried_job(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """The job as the API server, the operator's webhook and the administrator's rules take it."""
+    if survey.space.absent or survey.operator_api.error is not None:
+        return
     if survey.job.value is not None:
         yield ok("job", "the API server and all webhooks would take the job")
     elif survey.job.error is not None:
@@ -34,6 +36,8 @@ def tried_job(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
 def tried_pod(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """A pod of it as the namespace takes it: Pod Security, quota, LimitRange, accounts, policies, webhooks."""
     error = survey.pod.error
+    if survey.space.absent:
+        return
     if survey.pod.value is not None:
         yield ok("pod", "the namespace would take its pods")
     elif isinstance(error, Refused) and "no right to" not in str(error):
@@ -60,8 +64,8 @@ def image(survey: Survey, wanted: Wanted) -> Iterator[Finding]:
     """Whether the registry has it, asked from here: the nodes may reach another one, or by other credentials."""
     name = wanted.profile.image
     if "example.com" in name or "example.org" in name:
-        remedy = f"build it (images/README.md), then set image in profile {wanted.name}"
-        yield fail("image", f"{name} is the example's name", remedy, NotFound)
+        remedy = f"make image IMAGE=REGISTRY/kctl PUSH=1; then write what it prints as image of profile {wanted.name}"
+        yield fail("image", f"{name} is the example's name, not one to pull", remedy, NotFound)
     elif survey.image.absent:
         yield fail("image", str(survey.image.error), f"push it, or correct image in profile {wanted.name}", NotFound)
     elif isinstance(survey.image.error, Refused):
@@ -91,19 +95,20 @@ def _digest(answer: Answer, wanted: Wanted) -> Iterator[Finding]:
 Check = Callable[[Survey, Wanted], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     server,
-    namespace,
     installed,
+    namespace,
     rights,
-    tried_job,
-    tried_pod,
-    queue,
     claims,
     secrets,
+    image,
+    queue,
+    tried_job,
+    tried_pod,
     nodes,
     rdma,
     quotas,
-    image,
 )
+"""As a cluster is set up, in the README's order: what a later line needs stands before it."""
 
 
 def findings(survey: Survey, wanted: Wanted) -> list[Finding]:

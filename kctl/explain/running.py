@@ -58,9 +58,13 @@ def steps(facts: Facts) -> Seen | None:
     step = newest_step(facts)
     if step is None:
         return None
-    left = f", about {step.eta_s / 3600:.1f} h left" if step.eta_s is not None else ""
+    left = "" if step.eta_s is None else f", about {_about(step.eta_s)} left"
     line = next(text for _, text in reversed(facts.log) if parse_step_line(text))
     return Seen({"step": f"{step.step}/{step.steps}", "left": left}, (f"log: {line.strip()}",))
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"
 
 
 RUNNING = (

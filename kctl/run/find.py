@@ -7,6 +7,7 @@ name), or a unique prefix; in this order.
 import contextlib
 import difflib
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ BEYOND_GRACE = 60.0
 _WATCH_SECONDS = 10.0
 """Between looks at the pods of a run that does not change: what they wait for is no change of their job."""
 _TURN = 0.2
+_KIND = re.compile(r"pytorchjobs?(\.kubeflow\.org)?/")
+"""Before a name in what `-o name` of kctl and kubectl print, so that it can be piped into the next verb."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
 
     UsageError where it is ambiguous, NotFound where there is none.
     """
+    text = _KIND.sub("", text)
     if not text.startswith("@") and _is_name(text) and backend.get_job(text) is not None:
         names.remember_one(backend.where, text)
         return text, ""
@@ -54,9 +58,10 @@ def find_run(backend: Backend, text: str, local: bool) -> tuple[str, str]:
 
 
 def listed(backend: Backend) -> list[Manifest]:
-    """Every job that kctl made there, oldest first; their names are kept for completion."""
+    """Every job that kctl made there, oldest first; their names and tags are kept for completion."""
     jobs = backend.list_jobs()
-    names.remember(backend.where, [job["metadata"]["name"] for job in jobs])
+    tags = {f"@{tag}": None for job in jobs for tag in tags_of(job)}
+    names.remember(backend.where, [*tags, *(job["metadata"]["name"] for job in jobs)])
     return jobs
 
 

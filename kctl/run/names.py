@@ -1,4 +1,4 @@
-"""Names of the runs that were seen last on each cluster, so that a shell can complete them without asking it.
+"""Names and tags of the runs that were seen last on each cluster, so that a shell can complete them without asking it.
 
 A small file that the verbs refresh as they go; nothing else depends on it, and where it cannot be written nothing is
 said. Imports nothing heavy: completion has 0.15 s.
@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|@[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+"""Of a run, or a tag as it is typed."""
 _PLACE = re.compile(r"in namespace (\S+) of (?:context (.+)|this cluster)")
 """Backend.where of a cluster; what is on this machine lies in folders that can be listed."""
 MOST_NAMES, MOST_PLACES = 1_000, 20

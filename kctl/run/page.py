@@ -76,7 +76,7 @@ def next_command(view: RunView, flags: str) -> str:
     if view.phase is Phase.CANCELLED:
         return resume(view, flags)
     if view.phase is Phase.FAILED:
-        return f"kctl logs {view.run}{flags}; then {resume(view, flags)}"
+        return f"kctl explain {view.run}{flags}; then {resume(view, flags)}"
     if view.phase in (Phase.PENDING, Phase.QUEUED, Phase.RESTARTING):
         return f"kctl explain {view.run}{flags}"
     return f"kctl logs -f {view.run}{flags}"

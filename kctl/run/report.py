@@ -28,7 +28,7 @@ def pull_report(files: RunFiles, target: Path) -> None:
         part.rename(target)
     except NotFound:
         raise NotFound(
-            f"no {SOURCE} there: a run writes it at its first evaluation and its end; see kctl status"
+            f"no {SOURCE} there: a run writes it at its first evaluation and its end; see kctl status {target.stem}"
         ) from None
     except OSError as error:
         raise KctlError(f"{target}: {error.strerror or error}; mend it and pull again") from None

@@ -110,6 +110,9 @@ def test_list_and_show(runs: Runs) -> None:
     assert runs.kctl(0, "adapters", "list", "-o", "name").split() == [one.root.name, two.root.name]
     (listed, _) = json.loads(runs.kctl(0, "adapters", "list", "-o", "json"))
     assert (listed["sha256"], listed["loss"], listed["data_digest"], listed["size"]) == (digest, 2.125, "d" * 64, 3000)
+    named = f"pytorchjob.kubeflow.org/{one.root.name}"
+    assert named in runs.kctl(0, "list", "-o", "name").splitlines()
+    assert one.root.name in runs.kctl(0, "status", named), "what -o name prints is a RUN"
     shown = runs.kctl(0, "adapters", "show", "one")
     assert f"Data:      d.json  ({'d' * 64})" in shown and f"Next:      kctl merge {one.root.name} --local" in shown
     assert f"adapter_model.safetensors  2.9 KiB  {listed['files'][0]['sha256']}" in shown
@@ -129,6 +132,9 @@ def test_tags(runs: Runs) -> None:
     assert runs.kctl(0, "adapters", "tag", "one", "v1.2") and runs.kctl(0, "adapters", "tag", "one", "v1.2")
     assert runs.kctl(0, "adapters", "list").splitlines()[1].endswith("  production, v1.2")
     assert runs.kctl(0, "pull", "@v1.2") == f"adapters/{one.root.name}\n"
+    assert runs.kctl(0, "adapters", "pull", "@v1.2") == f"adapters/{one.root.name}\n" and "already there" in runs.err
+    for verb in ("merge", "generate"):
+        assert f"Usage: kctl adapters {verb}" in runs.kctl(0, "adapters", verb, "--help")
     runs.kctl(0, "adapters", "tag", "two", "production")
     assert f"{one.root.name} was @production before" in runs.err
     listed = json.loads(runs.kctl(0, "adapters", "list", "-o", "json"))

@@ -38,6 +38,9 @@ def test_bash_completes_verbs_options_and_names(tmp_path: Path, monkeypatch: pyt
     names.remember("in namespace n of context c", ["demo-00000001", "lora-di3-00000002"])
     assert completed(["stat"], tmp_path) == ["status"]
     assert completed(["status", "lora"], tmp_path) == ["lora-di3-00000002"]
+    names.remember_one("in namespace n of context c", "@production")
+    assert completed(["pull", "@", "pro"], tmp_path) == ["@production"], "bash parts words at @"
+    assert completed(["compare", "@", "latest", "@"], tmp_path) == ["@production"]
     assert completed(["submit", "lora_di5"], tmp_path) == ["lora_di5"]
     assert completed(["submit", "--set", "train.epo"], tmp_path) == ["compopt -o nospace", "train.epochs="]
     assert completed(["validate", "configs/"], tmp_path) == [""]  # none of ours: bash offers files

@@ -51,12 +51,14 @@ def test_in_a_pipe_columns_are_aligned_by_what_a_terminal_shows() -> None:
     assert lines[2].endswith(r"\x1b[2J") and done.stderr == b"error: no\n"
 
 
-@pytest.mark.parametrize("width", [24, 40, 80])
-def test_nothing_is_lost_on_a_narrow_terminal(width: int) -> None:
-    seen = on_a_terminal(width)
-    table = seen.partition("\x1b[31merror:")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
+@pytest.mark.parametrize(("width", "environment"), [(24, {}), (40, {}), (80, {}), (24, {"NO_COLOR": "1"})])
+def test_nothing_is_lost_on_a_narrow_terminal(width: int, environment: dict[str, str]) -> None:
+    seen = on_a_terminal(width, **environment).replace("\x1b[31merror:\x1b[0m", "error:")
+    table = seen.partition("error:")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert all(cell_len(line) <= width for line in table.splitlines())
     assert table.count("\u6a21") == 4 and "\x1b" not in table
+    assert "lora-di3-0123abcd" in table, "a name that is cut cannot be copied"
+    assert ("RUN    lora-di3-0123abcd" in table) == (width == 24), "no room for columns: a line for each cell"
     if width == 80:
         assert len(table.splitlines()) == 3
 

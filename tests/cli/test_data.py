@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,9 @@ def test_stats_for_people_and_for_plan(here: Path, capsys: pytest.CaptureFixture
     found = json.loads(out)
     assert code == 0 and found["exact"] and found["version"] == 1
     assert [cut["max_length"] for cut in found["shortening"]] == [1024]
+    code, out, _ = kctl(capsys, "stats", "people.json", "--tokenizer", "model", "--config", "lora_di3", "-o", "yaml")
+    assert code == 0 and yaml.safe_load(out) == found
+    assert kctl(capsys, "stats", "people.json", "-o", "name")[:2] == (0, "people.json\n")
     code, out, _ = kctl(capsys, "stats", "chats.jsonl", "--tokenizer", "model")
     assert code == 0 and "format messages" in out and "(counted)" in out
 

@@ -1,4 +1,6 @@
-"""README's way from nothing to an adapter on a cluster, executed word for word; only the registry is this cluster's."""
+"""README's way from nothing to an adapter on a cluster, executed word for word; only the registry is this cluster's.
+First what doctor says there: the commands of the way, in its order.
+"""
 
 import os
 import re
@@ -24,12 +26,13 @@ pytestmark = [
 BUILD_FLAGS = "--isolation chroot --pull=never --network host -v /etc/ssl/certs:/etc/ssl/certs:ro"
 
 
-def _lines() -> str:
-    """The block of README, with what it calls the reader's own made ours."""
+def _way() -> tuple[str, str]:
+    """(what README says to type on a bare cluster, its block, with what it calls the reader's own made ours)."""
     section = (ROOT / "README.md").read_text().partition("## From nothing to an adapter on your cluster")[2]
-    found = re.search(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    assert found and found[1].count("# yours") == 1
-    return found[1]
+    first = re.search(r"`(kctl doctor .*?)`", section)
+    block = re.search(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert first and block and block[1].count("# yours") == 1
+    return first[1], block[1]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +67,14 @@ def test_quickstart(checkout: Path, claims: Shell, registry: str, trainer_image:
         "PATH": f"{checkout / '.bin'}:{os.environ['PATH']}",
         "PYTHONPATH": f"{checkout}:{claims.environment['PYTHONPATH']}",
     }
+    first, block = _way()
+    told = claims.kctl(*first.split()[1:], timeout=120)
+    assert told.returncode == 4, told.stdout + told.stderr
+    steps = [told.stdout.index(words) for words in ("apply -k k8s/base\n", "make image IMAGE=REGISTRY/kctl PUSH=1")]
+    assert steps == sorted(steps)
     begun = time.monotonic()
     done = subprocess.run(
-        ["bash", "-exuo", "pipefail", "-c", _lines().replace("registry.example.com", registry)],
+        ["bash", "-exuo", "pipefail", "-c", block.replace("registry.example.com", registry)],
         cwd=checkout,
         env=environment,
         stdout=subprocess.PIPE,

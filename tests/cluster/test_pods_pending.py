@@ -65,7 +65,7 @@ def test_an_image_that_does_not_exist(team: Team, cluster: Cluster) -> None:
     assert "it is created again and resumes" in resumed.err
     _ends_at_its_data(resumed)
     late = team.ok("cancel", run)
-    assert f"run {run} has ended already (Failed); kctl logs {run}; then kctl submit image" in late.err
+    assert f"run {run} has ended already (Failed); kctl explain {run}; then kctl submit image" in late.err
     assert late.out == "" and team.status(run)["phase"] == "Failed"
 
 
@@ -148,7 +148,7 @@ def test_gpus_that_the_node_does_not_have_yet(team: Team, cluster: Cluster, requ
     request.getfixturevalue("gpus")
     waited = team.kctl("wait", run)
     assert waited.code == 3 and "Qwen3-30B-A3B-Instruct-2507" in waited.err and "(code 2)" in waited.err, waited.err
-    assert f"next: kctl logs {run}; then kctl submit lora-di3 (resumes)" in waited.err
+    assert f"next: kctl explain {run}; then kctl submit lora-di3 (resumes)" in waited.err
     limits = "jsonpath={.spec.containers[0].resources.limits.nvidia\\.com/gpu}"
     assert team.shell.kubectl("get", "pod", f"{run}-master-0", "-o", limits) == "8"
     assert "Qwen3-30B-A3B-Instruct-2507" in team.ok("logs", run).out

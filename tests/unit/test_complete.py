@@ -72,6 +72,10 @@ def test_names_of_runs_by_place_newest_first() -> None:
     names.forget(SMALL, "old-00000001")
     names.remember_one(SMALL, "made-00000004")
     assert offered("status", "")[:2] == ["made-00000004", "new-00000002"]
+    names.remember(SMALL, ["@production", "new-00000002"])
+    assert offered("pull", "-n", "team", "") == ["new-00000002", "@production", "@latest"]
+    names.forget(SMALL, "@production")
+    assert offered("pull", "@p") == []
 
 
 @pytest.mark.parametrize("context", ["big", "arn:aws:eks:eu-west-1:1:cluster/big", "me@the big one"])
@@ -93,6 +97,9 @@ def test_names_of_local_runs_are_their_folders(tmp_path: Path, cache: Path) -> N
         (tmp_path / ".kctl" / "jobs" / name).mkdir(parents=True)
     names.remember("locally", ["demo-00000001"])
     assert offered("status", "--local", "") == ["demo-00000001", "@latest"] and not cache.exists()
+    job = {"metadata": {"annotations": {"tag.kctl.dev/best": "now", "other": "x"}}}
+    (tmp_path / ".kctl" / "jobs" / "demo-00000001" / "job.json").write_text(json.dumps(job))
+    assert offered("pull", "--local", "@") == ["@best", "@latest"]
     (tmp_path / "configs").mkdir()
     for name in ("my_run.yaml", "a $(b).yaml", "a\nb.yaml"):
         (tmp_path / "configs" / name).touch()

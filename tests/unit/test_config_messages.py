@@ -200,3 +200,8 @@ def test_a_toleration_with_a_value_compares_it(folder: Path) -> None:
     claims = {name: {"claim": "c"} for name in ("models", "data", "runs")}
     found = validated(ClusterProfile, {"image": "a", "volumes": claims, "tolerations": value}, "test").tolerations
     assert [item.operator for item in found] == ["Equal", "Exists", "Exists"]
+
+
+def test_a_name_that_is_none_gets_a_near_one(folder: Path) -> None:
+    for name, near in (("für_müll", "fur-mull"), ("Lora_DI3", "lora-di3")):
+        assert problem(f"extends: demo\nname: {name}\n").endswith(f"; try {near}")

@@ -111,7 +111,7 @@ def test_each_old_trouble_has_a_test_or_a_sentence() -> None:
 
 
 def test_every_folder_says_what_it_is() -> None:
-    for folder in ("kctl", "trainer", "configs", "demo", "images", "tests"):
+    for folder in ("kctl", "trainer", "configs", "demo", "docs", "images", "tests"):
         lines = (ROOT / folder / "README.md").read_text(encoding="utf-8").splitlines()
         assert 5 <= len(lines) <= 30, folder
 

@@ -36,7 +36,9 @@ def connection(context: str | None) -> Connection:
         return _from_files(files, context)
     if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and (ACCOUNT / "token").is_file():
         return _in_cluster()
-    raise UsageError(f"no kubeconfig: {files} is not there; set KUBECONFIG, or run it here with --local")
+    raise UsageError(
+        f"no kubeconfig: {files} is not there; set KUBECONFIG, or run on this machine: kctl submit CONFIG --local"
+    )
 
 
 def _in_cluster() -> Connection:

@@ -1,6 +1,6 @@
 """kctl data stats: a file in numbers, for people and for kctl plan."""
 
-from enum import StrEnum
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,18 +16,13 @@ from kctl.commands.data.arguments import (
     model_folder,
     reading,
 )
-from kctl.run.options import SetOption
+from kctl.run.options import Output, SetOption
 
 if TYPE_CHECKING:
     from trainer.dataset.stats import Stats
 
 _LENGTHS = (512, 1024, 2048, 4096)
 _BAR = 40
-
-
-class Shown(StrEnum):
-    table = "table"
-    json = "json"
 
 
 def stats(
@@ -47,7 +42,9 @@ def stats(
     config: ConfigOption = None,
     sets: SetOption = None,
     data_format: FormatOption = None,
-    output: Annotated[Shown, typer.Option("--output", "-o", help="json: the file that kctl plan reads.")] = Shown.table,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="Format of what is printed; json is the file that kctl plan reads.")
+    ] = Output.TABLE,
 ) -> None:
     """Count rows, users, items and tokens; what max_length would shorten; duplicates, leaks and odd characters.
 
@@ -82,10 +79,17 @@ def stats(
         found = measure(file, How(data.format, prompt, lengths, folder), validation, progress)
     if split:
         found = replace(found, division=divide(data, file.parent))
-    if output is Shown.json:
-        console.data(found.to_json())
-    else:
+    if output is Output.TABLE:
         _print(found)
+    else:
+        console.data(str(file) if output is Output.NAME else _structured(found, output))
+
+
+def _structured(found: "Stats", output: Output) -> str:
+    from kctl.run.page import structured
+
+    text = found.to_json()
+    return text if output is Output.JSON else structured(json.loads(text), output)
 
 
 def _print(found: "Stats") -> None:
