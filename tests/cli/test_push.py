@@ -1,7 +1,9 @@
 """kctl push as a person types it, onto a folder of this machine: the receiver is the program that runs in a pod."""
 
 import contextlib
+import fcntl
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -23,7 +25,7 @@ from kctl.manifest import the_job
 from kctl.manifest.render import render
 from kctl.run.push import describe, push, sources
 from tests.cli.profiles import config, profile
-from trainer.staging import FOLDER
+from trainer.staging import FOLDER, Arriving, append
 
 MIB = 2**20
 
@@ -141,26 +143,36 @@ def test_a_full_volume_is_said_before_anything_is_sent(here: Path) -> None:
 
 
 def test_ctrl_c_and_again(here: Path) -> None:
-    """The next push goes on with the very file that the first one began."""
-    (here / "big").write_bytes(os.urandom(48 * MIB))
-    command = [sys.executable, "-m", "kctl", "push", "big", "--to", "data", "--local"]
-    aside = here / "local" / "data" / FOLDER
-    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, restore_signals=True)
-        size = max((path.stat().st_size for path in aside.glob("*.part")), default=0) if aside.exists() else 0
-        end = time.monotonic() + 30
-        while not any(path.stat().st_size > size for path in aside.glob("*.part")):
-            assert time.monotonic() < end
-            time.sleep(0.001)
-        process.send_signal(number)
-        said = process.communicate(timeout=30)[1]
-        assert process.returncode == code
-        assert number == signal.SIGKILL or said.endswith("stopped; kctl push --to data big --local goes on from here\n")
-    (part,) = aside.glob("*.part")
+    """Stopped while another push has the file, so that it cannot end first; the next goes on with that very file."""
+    content, data = os.urandom(2 * MIB), here / "local" / "data"
+    (here / "big").write_bytes(content)
+    data.mkdir(parents=True)
+    file = Arriving("big", len(content), hashlib.sha256(content).hexdigest())
+    append(data, file, 0, io.BytesIO(content), MIB)
+    part = data / FOLDER / file.part
     begun = part.stat().st_ino
+    command = [sys.executable, "-m", "kctl", "push", "big", "--to", "data", "--local"]
+    with part.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+            process = subprocess.Popen(
+                command,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
+            )
+            children, end = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic() + 30
+            while not children.read_text():
+                assert time.monotonic() < end and process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            said = process.communicate(timeout=30)[1]
+            assert process.returncode == code, said
+            stopped = "stopped; kctl push --to data big --local goes on from here\n"
+            assert number == signal.SIGKILL or said.endswith(stopped)
+    assert not (data / "big").exists() and part.stat().st_size == MIB
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"data/big\n"
-    there = here / "local" / "data" / "big"
-    assert there.stat().st_ino == begun and there.read_bytes() == (here / "big").read_bytes()
+    assert (data / "big").stat().st_ino == begun and (data / "big").read_bytes() == content
 
 
 class Breaking:
