@@ -59,7 +59,7 @@ class Machinery:
                 role = one["metadata"].get("labels", {}).get(LABEL_ROLE)
                 if role and one["status"]["phase"] == "Pending":
                     self._bind(name, role)
-                elif role and "deletionTimestamp" in one["metadata"]:
+                elif role == "writer" and "deletionTimestamp" in one["metadata"]:  # a kubelet would
                     self._shell.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
                 elif LINGERS in one["metadata"].get("finalizers", ()) and "deletionTimestamp" in one["metadata"]:
                     if uid in self._ending:  # seen a moment ago already: whoever deletes it has looked again

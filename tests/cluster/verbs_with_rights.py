@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.cluster.jobs import OTHER_MANAGER, job, pod
 from tests.cluster.shell import Shell
+from tests.cluster.volumes import claim
 
 SHOWN = "shown-11111111"
 """The run with a pod whose log has LINE, for the verbs that only look."""
@@ -198,8 +199,10 @@ def _pull(person: Person, run: str) -> Outcome:
 
 
 def _no_writer(admin: Shell, number: int) -> str:
-    """What a push before it could not remove is gone."""
+    """The claim is there, and what a push before it could not remove is gone."""
     admin.kubectl("delete", "pods", "-l", "kctl.dev/role=writer", "--grace-period=0", "--force")
+    made = claim("data", "ReadWriteMany", {"storageClassName": ""})  # that it is bound is the played node's business
+    admin.kubectl("apply", "-f", "-", stdin=json.dumps(made))
     return f"file-{number}"
 
 

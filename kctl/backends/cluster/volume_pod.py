@@ -140,7 +140,7 @@ def started(api: Api, pods_path: str, manifest: Manifest) -> str:
     name = str(manifest["metadata"]["name"])
     path, action = f"{pods_path}/{name}", f"start pod {name}"
     _create(api, pods_path, manifest)
-    failed = set[str]()
+    failed, first = set[str](), not manifest["metadata"]["ownerReferences"]  # a run's own pods had the claim before it
     for pod in states(api, action, pods_path, name):
         if pod is None:
             _create(api, pods_path, manifest)
@@ -151,7 +151,7 @@ def started(api: Api, pods_path: str, manifest: Manifest) -> str:
                 raise KctlError(f"cannot {action}: {cut(_last_words(pod))}; is the profile's image of this kctl?")
         elif pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
             return path
-        elif (absent := _ABSENT.search(_unmet(pod["status"]))) is not None:
+        elif first and (absent := _ABSENT.search(_unmet(pod["status"]))) is not None:
             raise NotFound(f"cannot {action}: {absent[0]}: make that claim, or correct volumes in the profile")
     raise too_late(api, action, path)
 
