@@ -27,6 +27,7 @@ VERBS = (
     "render",
     "schema",
     "data",
+    "push",
     "doctor",
     "submit",
     "status",

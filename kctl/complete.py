@@ -100,6 +100,8 @@ def _named(argument: Verb, given: list[str]) -> Iterator[Candidate]:
     elif name == "RUN":
         yield from ((run, "") for run in _runs(given))
         yield "@latest", "the newest run"
+    elif name.startswith("VOLUME"):
+        yield from (("models", "base models, one folder each"), ("data", "training data"))
     elif name == "CONFIG":
         stems = (path.stem for folder in config_folders() for path in sorted(folder.glob("*.yaml")))
         yield from ((stem, "") for stem in stems if _STEM.fullmatch(stem))

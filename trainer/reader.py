@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,12 +116,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Knows how long it has had nothing to do."""
+    """Knows how long it has had nothing to do. Without a port it listens nowhere."""
 
     daemon_threads = True
 
-    def __init__(self, root: Path, port: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, root: Path, port: int | None, handler: type[Handler] = Handler) -> None:
+        super().__init__(("127.0.0.1", port or 0), handler, bind_and_activate=port is not None)
         self.root = root
         self.timeout = 1.0
         self._working = 0
@@ -147,19 +148,24 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def main() -> int:
-    """Serve until idle or told to stop."""
-    parser = argparse.ArgumentParser(description="serve one folder read-only on 127.0.0.1")
+def serve(what: str, handler: type[Handler], argv: Sequence[str]) -> int:
+    """Serve until idle or told to stop; `what`: for --help."""
+    parser = argparse.ArgumentParser(description=f"{what} on 127.0.0.1")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, default=READER_PORT)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with Server(chosen.root, chosen.port) as server:
+    with Server(chosen.root, chosen.port, handler) as server:
         print(f"serving {chosen.root} on 127.0.0.1:{server.server_address[1]}", flush=True)
         while server.idle_seconds < chosen.idle_seconds:
             server.handle_request()
     return 0
+
+
+def main() -> int:
+    """Serve the folder read-only."""
+    return serve("serve one folder read-only", Handler, sys.argv[1:])
 
 
 if __name__ == "__main__":

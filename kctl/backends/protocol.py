@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from kctl.backends.facts import Facts
+from kctl.backends.volume import Volume
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON would have it."""
@@ -134,6 +135,13 @@ class Backend(LogSource, Protocol):
         """The folders of several runs, by run, as `files` has one; those on the same volume have one reader.
 
         A job that mounts no runs volume has none.
+        """
+        ...
+
+    def volume(self, job: Manifest, mount: str, one_node: bool) -> AbstractContextManager[Volume]:
+        """The volume that the pods of `job`, as it was rendered, mount at `mount`, to write to.
+
+        `one_node`: it can be attached to one node at a time.
         """
         ...
 

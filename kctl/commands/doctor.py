@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from kctl.config.run_config import LoadedConfig
     from kctl.doctor.finding import Finding, Wanted
 
-STANDARD = "lora_di3"
-"""The config that is tried where none is named, with one GPU where the profile has any."""
-
 
 def doctor(
     config: Annotated[
@@ -40,10 +37,11 @@ def doctor(
     """
     from kctl.backends import open_cluster
     from kctl.backends.survey import Questions
+    from kctl.config.run_config import load_or_standard
     from kctl.doctor.rights import asked
     from kctl.doctor.table import exit_code, findings
 
-    loaded = _loaded(config, sets or [])
+    loaded = load_or_standard(config, sets or [])
     wanted, own = _wanted(loaded, namespace, config is not None)
     queue = loaded.profile.queue
     questions = Questions(
@@ -61,15 +59,6 @@ def doctor(
     console.say(f"{cluster.where}: {_count(told)}{'; do what the first one says, then look again' if code else ''}")
     if code:
         raise typer.Exit(code)
-
-
-def _loaded(config: str | None, sets: list[str]) -> "LoadedConfig":
-    from kctl.config.run_config import load, load_profile
-
-    if config is not None:
-        return load(config, sets)
-    ranks = ["gpus_per_node=1"] if load_profile("default").gpu else ["gpus_per_node=0", "processes_per_node=1"]
-    return load(STANDARD, [*(f"cluster.{one}" for one in ranks), *sets])
 
 
 def _wanted(loaded: "LoadedConfig", namespace: str | None, named: bool) -> "tuple[Wanted, list[Finding]]":

@@ -117,6 +117,9 @@ class LoadedConfig:
     path: Path
 
 
+_STANDARD = "lora_di3"
+
+
 def load(config_argument: str, sets: list[str]) -> LoadedConfig:
     """The run config that a command line means, with its `--set`s, and its cluster profile.
 
@@ -139,6 +142,15 @@ def load(config_argument: str, sets: list[str]) -> LoadedConfig:
     except NotFound as error:
         raise UsageError(f"{where(('cluster', 'profile'))}: cluster.profile: {error}") from None
     return LoadedConfig(config, profile, path)
+
+
+def load_or_standard(config_argument: str | None, sets: list[str]) -> LoadedConfig:
+    """`load`; where no config is named a shipped one on the profile called default, with one GPU where that has any:
+    for verbs that are about a cluster."""
+    if config_argument is not None:
+        return load(config_argument, sets)
+    ranks = ["gpus_per_node=1"] if load_profile("default").gpu else ["gpus_per_node=0", "processes_per_node=1"]
+    return load(_STANDARD, [*(f"cluster.{one}" for one in ranks), *sets])
 
 
 def load_profile(name: str, config: Path | None = None) -> ClusterProfile:

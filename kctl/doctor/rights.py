@@ -17,6 +17,7 @@ _VERBS: dict[str, dict[str, str]] = {
     "diff": {"pytorchjobs": _LOOK, "configmaps": "get", "pods": "list"},
     "logs": {"pytorchjobs": _LOOK, "pods": _LOOK, "pods/log": "get"},
     "wait": {"pytorchjobs": "get list watch", "pods": "list", "events": "list"},
+    "push": {"pods": "list watch create delete", "pods/portforward": "get create"},
     **dict.fromkeys(("pull", "report", "adapters", "compare"), _READER),
     "merge": {"pytorchjobs": _LOOK, "pods": _FILES, "pods/log": "get"},
     "export": {"pytorchjobs": _LOOK, "pods": _FILES, "pods/log": "get"},

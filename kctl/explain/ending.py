@@ -110,7 +110,7 @@ SAID = (
         "model-absent",
         code(ExitCode.CONFIG, says_so=r"train\.model|copy the model again|safetensors|may not be read"),
         "the base model cannot be used: {why}",
-        "put the model onto the models volume; then " + RESUME,
+        "kctl push MODEL --to models{flags}, or correct train.model; then " + RESUME,
     ),
     Cause(
         "config", code(ExitCode.CONFIG), "the config cannot be run: {why}", "correct it, then: kctl validate {config}"
@@ -119,7 +119,7 @@ SAID = (
         "data-absent",
         code(ExitCode.DATA, says_so=r"no such file|may not be read"),
         "the data cannot be read: {why}",
-        "put the file onto the data volume; then " + RESUME,
+        "kctl push FILE --to data{flags}, or correct train.data; then " + RESUME,
     ),
     Cause("data", code(ExitCode.DATA), "the data cannot be trained on: {why}", LOGS),
     Cause(

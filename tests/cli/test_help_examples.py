@@ -4,6 +4,7 @@ Those of a run get --local; `submit` is tried and not started; a pod does the wo
 tests/training and tests/cluster see.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_of_data(here: Path, capsys: pytest.CaptureFixture[str], line: str) -> N
     assert (seen.out + seen.err).strip()
 
 
+@pytest.mark.parametrize("line", _of("push"))
+def test_of_push(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    words = [os.path.expanduser(word) for word in its_words(line)]
+    source = here / words[1]
+    source.parent.mkdir(exist_ok=True)
+    (here / ("train.json" if source.suffix else "Qwen3-8B")).rename(source)
+    code, seen = kctl([*words, "--local"]), capsys.readouterr()
+    assert code == 0 and (here / ".kctl" / seen.out.strip()).exists(), seen.err
+
+
 @pytest.mark.parametrize("line", _of("gitops"))
 def test_of_gitops(here: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
     shutil.copy(shipped_configs() / "lora_di3.yaml", here / "configs")
@@ -113,4 +125,4 @@ def test_of_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -
 def test_none_is_forgotten() -> None:
     elsewhere = ("validate", "plan", "render", "schema", "completion", "init")  # test_help
     verbs = {its_words(line)[0] for line in EXAMPLES}
-    assert verbs == {*OF_A_RUN, *WITH_A_POD, *elsewhere, "data", "gitops", "doctor"}
+    assert verbs == {*OF_A_RUN, *WITH_A_POD, *elsewhere, "data", "gitops", "doctor", "push"}

@@ -1,4 +1,4 @@
-"""A node and an operator as far as the rights of kctl's verbs need them, and a runs volume behind a real reader."""
+"""A node and an operator as far as the rights of kctl's verbs need them, and a volume behind a real receiver."""
 
 import hashlib
 import json
@@ -59,6 +59,8 @@ class Machinery:
                 role = one["metadata"].get("labels", {}).get(LABEL_ROLE)
                 if role and one["status"]["phase"] == "Pending":
                     self._bind(name, role)
+                elif role == "writer" and "deletionTimestamp" in one["metadata"]:  # a kubelet would
+                    self._shell.kubectl("delete", "pod", name, "--grace-period=0", "--force", check=False)
                 elif LINGERS in one["metadata"].get("finalizers", ()) and "deletionTimestamp" in one["metadata"]:
                     if uid in self._ending:  # seen a moment ago already: whoever deletes it has looked again
                         none = json.dumps({"metadata": {"finalizers": None}})
@@ -84,7 +86,7 @@ class Machinery:
 
 @contextmanager
 def runs_volume(folder: Path) -> Iterator[int]:
-    """A run's folder with an adapter and a report, behind a real trainer.reader; its port on this machine."""
+    """A run's folder with an adapter and a report, behind a real trainer.receiver, which reads too; its port here."""
     weights = b"adapter" * 1000
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights.bin").write_bytes(weights)
@@ -93,7 +95,7 @@ def runs_volume(folder: Path) -> Iterator[int]:
     (folder / "generated" / "answers.json").write_text("[]")
     entry = {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
     (folder / "adapter" / "MANIFEST.json").write_text(json.dumps({"files": {"weights.bin": entry}}))
-    command = [sys.executable, "-m", "trainer.reader", "--port", "0", "--root", str(folder)]
+    command = [sys.executable, "-m", "trainer.receiver", "--port", "0", "--root", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield int(re.findall(r"\d+$", process.stdout.readline().strip())[0])

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.cluster.jobs import OTHER_MANAGER, job, pod
 from tests.cluster.shell import Shell
+from tests.cluster.volumes import claim
 
 SHOWN = "shown-11111111"
 """The run with a pod whose log has LINE, for the verbs that only look."""
@@ -197,6 +198,22 @@ def _pull(person: Person, run: str) -> Outcome:
     return done.returncode == 0 and pulled.is_file(), done.stderr
 
 
+def _no_writer(admin: Shell, number: int) -> str:
+    """The claim is there, and what a push before it could not remove is gone."""
+    admin.kubectl("delete", "pods", "-l", "kctl.dev/role=writer", "--grace-period=0", "--force")
+    made = claim("data", "ReadWriteMany", {"storageClassName": ""})  # that it is bound is the played node's business
+    admin.kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    return f"file-{number}"
+
+
+def _push(person: Person, file: str) -> Outcome:
+    (person.folder / file).write_text(file)
+    done = person.kctl("push", file, "--to", "data")
+    found = json.loads(person.admin.kubectl("get", "pods", "-l", "kctl.dev/role=writer", "-o", "json"))["items"]
+    left = [one for one in found if "deletionTimestamp" not in one["metadata"]]
+    return done.returncode == 0 and "sha256 checked" in done.stderr and not left, done.stderr
+
+
 def _work(person: Person, run: str, verb: str, *flags: str) -> Outcome:
     """merge or export: its pod's log is shown to the end, and the pod is removed."""
     done = person.kctl(verb, run[:-1], *flags)
@@ -238,7 +255,7 @@ def _gone(person: Person, run: str) -> bool:
     return person.admin.kubectl("get", "pytorchjobs,configmaps", "-l", f"kctl.dev/run={run}", "-o", "name") == ""
 
 
-_pruning = threading.Lock()
+_pruning, _pushing = threading.Lock(), threading.Lock()
 
 SCENES = {
     "submit": Scene(_failed_config, _submit),
@@ -248,6 +265,7 @@ SCENES = {
     "diff": Scene(_submitted, _diff),
     "logs": Scene(_nothing, _logs),
     "wait": Scene(_live_run, _wait),
+    "push": Scene(_no_writer, _push, _pushing),
     "pull": Scene(_done_run, _pull),
     "report": Scene(_done_run, _report),
     "adapters": Scene(_two_done_runs, lambda person, runs: _beside(person, runs, "adapters", "diff")),

@@ -50,6 +50,7 @@ def offered(*words: str) -> list[str]:
         (["generate", "x", "--out", ""], []),
         (["data", "sa"], ["sample"]),
         (["data", "stats", "train.json", "--config", "full"], ["full_di3"]),
+        (["push", "train.json", "--to", ""], ["models", "data"]),
         (["gitops", "render", "full_di3", "--update", ""], ["@latest"]),
         (["status", "--watch", "--wat"], []),
         (["submit", "--set", "a=1", "--se"], ["--set"]),

@@ -68,8 +68,8 @@ def test_a_cause_is_the_first_that_its_example_shows(name: str) -> None:
         assert text and "\n" not in text and "{}" not in text and "  " not in text.strip()
     assert not first.sentence.endswith(".") and "None" not in first.sentence
     for command in re.findall(r"kctl (\w+)", first.next):
-        assert command in ("submit", "cancel", "delete", "logs", "list", "wait", "pull", "prune", "validate")
-    if re.search(r"kctl (logs|list|wait|pull|prune|submit \S+ )", first.next):
+        assert command in ("submit", "cancel", "delete", "logs", "list", "wait", "pull", "prune", "push", "validate")
+    if re.search(r"kctl (logs|list|wait|pull|prune|push|submit \S+ )", first.next):
         assert " -n team" in first.next, "a next command means the same place"
 
 

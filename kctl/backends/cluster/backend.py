@@ -18,10 +18,12 @@ from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.queues import LABEL_JOB_UID, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
+from kctl.backends.cluster.writing import writable
 from kctl.backends.facts import Facts
 from kctl.backends.protocol import RunFiles, Work
 from kctl.backends.run_view import newest_warning
 from kctl.backends.survey import Questions, Survey
+from kctl.backends.volume import Volume
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
 from kctl.manifest import Manifest, config_map_of
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
@@ -213,8 +215,11 @@ class Cluster:
         """Remove the run's folder from the runs volume, by a pod made from the job's own template."""
         from kctl.backends.cluster.volume_pod import ended, eraser_pod
 
-        job = self._known_job(run)
-        ended(self._api, self._path("Pod"), eraser_pod(job, self.list_pods(run)))
+        ended(self._api, self._path("Pod"), eraser_pod(self._known_job(run), self.list_pods(run)))
+
+    def volume(self, job: Manifest, mount: str, one_node: bool) -> AbstractContextManager[Volume]:
+        """The volume that the pods of a rendered job have at `mount`, through a pod of their own kind."""
+        return writable(self._api, self._path("Pod"), job, mount, one_node)
 
     def forget(self, run: str) -> None:
         """Delete the run's ConfigMaps."""

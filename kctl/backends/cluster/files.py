@@ -115,7 +115,7 @@ class ClusterFiles:
                 yield chunk
 
     def _get(self, tunnel: Tunnel, target: str, range_: str) -> http.client.HTTPResponse:
-        tunnel.send(GET.format(target=target, range=range_).encode())
+        tunnel.sendall(GET.format(target=target, range=range_).encode())
         # It needs nothing of a socket but makefile().
         response = http.client.HTTPResponse(tunnel)  # type: ignore[arg-type]
         try:

@@ -5,6 +5,7 @@ Protocol v4.channel.k8s.io: every message starts with a channel byte, 0 data and
 channel repeats the port as two bytes.
 """
 
+import contextlib
 import io
 from typing import Any
 
@@ -38,14 +39,13 @@ class Channels:
         return message[start:]
 
 
-class Tunnel(io.RawIOBase):
-    """One connection to a pod's port; a raw stream of bytes in both directions."""
+class Tunnel(contextlib.AbstractContextManager["Tunnel"]):
+    """One connection to a pod's port, as http.client takes one."""
 
     def __init__(self, api: Api, pod_path: str, port: int) -> None:
         from kubernetes.stream.ws_client import create_websocket
         from websocket import WebSocketBadStatusException, WebSocketException
 
-        super().__init__()
         self._call = api.call(f"reach port {port} of pod {pod_path.rpartition('/')[2]}", f"{pod_path}/portforward")
         self._channels, self._rest = Channels(), memoryview(b"")
         url = f"{self._call.host.replace('http', 'ws', 1)}{self._call.path}?ports={port}"
@@ -59,9 +59,8 @@ class Tunnel(io.RawIOBase):
             raise from_transport(error, self._call) from error
         self._socket.settimeout(READ_SECONDS)
 
-    def readable(self) -> bool:
-        """True: a raw stream for io.BufferedReader."""
-        return True
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer`; 0 at the end. Unreachable where the connection breaks or the pod's port refuses."""
@@ -75,8 +74,8 @@ class Tunnel(io.RawIOBase):
         self._rest = self._rest[count:]
         return count
 
-    def send(self, data: bytes) -> None:
-        """Send all of `data`."""
+    def sendall(self, data: bytes) -> None:
+        """Send all of `data`; named as a socket's, for http.client."""
         from websocket import WebSocketException
 
         try:
@@ -85,14 +84,12 @@ class Tunnel(io.RawIOBase):
             raise from_transport(error, self._call) from error
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks of a socket."""
-        return io.BufferedReader(self, 2**18)
+        """What http.client asks of a socket: closing it leaves the connection open, for the next request."""
+        return io.BufferedReader(_Answers(self), 2**18)
 
     def close(self) -> None:
         """Close the connection; harmless a second time."""
-        if not self.closed and hasattr(self, "_socket"):
-            self._socket.shutdown()
-        super().close()
+        self._socket.shutdown()
 
     def _message(self) -> bytes | None:
         """Data of the next message, maybe none of it; None at the end of the connection."""
@@ -108,3 +105,17 @@ class Tunnel(io.RawIOBase):
         if self._channels.error:
             raise Unreachable(f"cannot {self._call.action}: {cut(self._channels.error)}; run it again")
         return None if opcode == ABNF.OPCODE_CLOSE else data
+
+
+class _Answers(io.RawIOBase):
+    """What comes through a tunnel."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        super().__init__()
+        self._tunnel = tunnel
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._tunnel.readinto(buffer)

@@ -24,9 +24,11 @@ from kctl.backends.local.pod import ANNOTATION_PID, ANNOTATION_STARTED, read_mes
 from kctl.backends.local.process import Process, identify, kill_marked, require_proc
 from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, write_json
 from kctl.backends.local.work import worked
+from kctl.backends.local.writing import writable
 from kctl.backends.protocol import RunFiles, Work
 from kctl.backends.run_view import ANNOTATION_LIFE, condition
 from kctl.backends.times import timestamp
+from kctl.backends.volume import Volume
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
 from kctl.manifest import Manifest, config_map_of, the_job
 from trainer.schema.messages import parse_message
@@ -188,9 +190,8 @@ class Local:
 
     def erase(self, run: str) -> None:
         """Remove the run's folder on the runs volume, by the program that a cluster's pod runs."""
-        place = self._run(run)
-        job = self._known_job(run)
-        command = [sys.executable, "-P", "-m", "trainer.erase", "--root", str(runs_folder(place, job))]
+        folder = runs_folder(self._run(run), self._known_job(run))
+        command = [sys.executable, "-P", "-m", "trainer.erase", "--root", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KctlError((done.stdout or done.stderr).strip() or f"{' '.join(command)}: code {done.returncode}")
@@ -235,6 +236,10 @@ class Local:
     def work(self, run: str, work: Work) -> Iterator[str]:
         """Run a program with the run's volumes and environment to its end; it ends with the iterator, too."""
         return worked(self._run(run), self._known_job(run), work)
+
+    def volume(self, job: Manifest, mount: str, one_node: bool) -> AbstractContextManager[Volume]:
+        """The folder that a rendered job has at `mount`."""
+        return writable(folders(self._run(job["metadata"]["name"]), pod_plans(job)[0])[mount])
 
     def _run(self, name: str) -> LocalRun:
         if not name or "/" in name or name.startswith("."):

@@ -1,0 +1,203 @@
+"""Files that arrive on a volume: kept aside under what they are to be, checked, then shown by a rename each.
+
+A file on its way lies in FOLDER, called after its path and its sha256: what was cut goes on at its byte, and the bytes
+of another content are never continued. No link is followed, nothing above the root is touched. Standard library only.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FOLDER = ".kctl-push"
+"""Directly below the root; gone once nothing is on its way."""
+BUSY_SECONDS = 60.0
+"""Another content for the same path is left alone that long: somebody may be sending it."""
+KEPT_SECONDS = 7 * 86400.0
+"""What nobody went on with for a week is removed."""
+_CHUNK = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Tick = Callable[[], None]
+"""Called again and again during what takes long."""
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """A file as it is to be: its path below the root, its bytes, and their digest."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @property
+    def parts(self) -> list[str]:
+        return self.path.split("/")
+
+    @property
+    def key(self) -> str:
+        """Which path it is for."""
+        return hashlib.sha256(self.path.encode()).hexdigest()[:16] + "."
+
+    @property
+    def whole(self) -> str:
+        """Its name in FOLDER once it is complete and right."""
+        return self.key + self.sha256
+
+    @property
+    def part(self) -> str:
+        """Its name in FOLDER until then."""
+        return self.whole + ".part"
+
+
+def arriving(path: Any, size: Any, sha256: Any) -> Arriving:
+    """What somebody asks for. ValueError where a path leads elsewhere, or it is nothing of that kind."""
+    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    if not (isinstance(path, str) and whole and isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError("wants a path, a size and a sha256")
+    parts = path.split("/")
+    if "\0" in path or parts[0] == FOLDER or {"", ".", ".."} & set(parts):
+        raise ValueError(f"{path}: leads elsewhere")
+    return Arriving(path, size, sha256)
+
+
+@contextlib.contextmanager
+def below(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[int]:
+    """A descriptor of a folder below `root`. Each part is opened by itself and no link followed: OSError there."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o775, dir_fd=descriptor)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def free(root: Path) -> int:
+    """Bytes that still fit."""
+    return shutil.disk_usage(root).free
+
+
+def found(root: Path, file: Arriving) -> dict[str, int | None]:
+    """`there`: bytes of the file at its path, None: nothing is; `sent`: bytes that have arrived before.
+
+    OSError where something else than a file is in the way.
+    """
+    there = None
+    with contextlib.suppress(FileNotFoundError), below(root, file.parts[:-1]) as folder:
+        status = os.stat(file.parts[-1], dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EEXIST, "something that is no file is there", file.path)
+        there = status.st_size
+    with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
+        for name in (file.whole, file.part):
+            with contextlib.suppress(FileNotFoundError):
+                return {"there": there, "sent": os.stat(name, dir_fd=folder).st_size}
+    return {"there": there, "sent": 0}
+
+
+def clean(root: Path, files: Sequence[Arriving]) -> None:
+    """Remove what nobody goes on with: other contents for the same paths, and what is old."""
+    keys = {file.key: {file.whole, file.part} for file in files}
+    with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
+        with os.scandir(folder) as entries:
+            ages = {entry.name: time.time() - entry.stat(follow_symlinks=False).st_mtime for entry in entries}
+        for name, age in ages.items():
+            superseded = name not in keys.get(name[:17], {name})
+            if age > KEPT_SECONDS or (superseded and age > BUSY_SECONDS):
+                os.unlink(name, dir_fd=folder)
+
+
+def same(root: Path, file: Arriving, tick: Tick) -> bool:
+    """Whether the file at its path is that one."""
+    with contextlib.suppress(FileNotFoundError), below(root, file.parts[:-1]) as folder:
+        return _is(folder, file.parts[-1], file, tick)
+    return False
+
+
+def append(root: Path, file: Arriving, offset: int, source: BinaryIO, count: int) -> int:
+    """Add the next `count` bytes of `source` at `offset`, as many as come; how many bytes are there now.
+
+    Where `offset` is not the end of what is there, or somebody else adds to it, nothing is written.
+    """
+    with below(root, [FOLDER], make=True) as folder:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(file.part, flags, 0o664, dir_fd=folder)
+    with os.fdopen(descriptor, "wb", buffering=0) as out:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(out.fileno()).st_size == offset and offset + count <= file.size:
+                left = count
+                while left and (chunk := source.read(min(left, _CHUNK))):
+                    left -= len(chunk)
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[out.write(rest) :]
+                os.fdatasync(out.fileno())
+        return os.fstat(out.fileno()).st_size
+
+
+def check(root: Path, file: Arriving, tick: Tick) -> bool:
+    """Whether what has arrived is the file; what is not is removed."""
+    with below(root, [FOLDER], make=True) as folder:
+        if file.size == 0:  # nothing was sent
+            os.close(os.open(file.part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664, dir_fd=folder))
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(file.whole, dir_fd=folder).st_size == file.size:
+                return True
+        with contextlib.suppress(FileNotFoundError):
+            if _is(folder, file.part, file, tick):
+                os.rename(file.part, file.whole, src_dir_fd=folder, dst_dir_fd=folder)
+                return True
+            os.unlink(file.part, dir_fd=folder)
+    return False
+
+
+def publish(root: Path, files: Sequence[Arriving], replace: bool, tick: Tick) -> None:
+    """Show all files, each by a rename. OSError before the first where one did not arrive, or another is in the way."""
+    waiting = [file for file in files if not _shown(root, file, replace, tick)]
+    for file in waiting:
+        with below(root, [FOLDER]) as staged, below(root, file.parts[:-1], make=True) as folder:
+            os.rename(file.whole, file.parts[-1], src_dir_fd=staged, dst_dir_fd=folder)
+            os.fsync(folder)
+    with contextlib.suppress(OSError):  # others' files are on their way, or it was never there
+        (root / FOLDER).rmdir()
+
+
+def _shown(root: Path, file: Arriving, replace: bool, tick: Tick) -> bool:
+    """True where it is at its path already; False where it may be put there."""
+    with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
+        os.stat(file.whole, dir_fd=folder)
+        if found(root, file)["there"] is not None and not replace and not same(root, file, tick):
+            raise FileExistsError(errno.EEXIST, "another file has come there meanwhile", file.path)
+        return False
+    if not same(root, file, tick):
+        raise FileNotFoundError(errno.ENOENT, "what was sent of it is gone", file.path)
+    return True
+
+
+def _is(folder: int, name: str, file: Arriving, tick: Tick) -> bool:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(descriptor, "rb", buffering=0) as data:
+        status = os.fstat(data.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+            return False
+        digest = hashlib.sha256()
+        while chunk := data.read(_CHUNK):
+            digest.update(chunk)
+            tick()
+        return digest.hexdigest() == file.sha256
