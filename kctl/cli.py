@@ -6,6 +6,7 @@ takes is imports. So a shell that asks what may follow (kctl.complete) is answer
 codes: kctl.errors.
 """
 
+import contextlib
 import gc
 import os
 import sys
@@ -94,7 +95,15 @@ def _print_version(wanted: bool) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line and return its exit code. Nothing but exit codes and one-line errors leaves it."""
+    """Run one command line and return its exit code. Nothing but exit codes and one-line errors leaves it.
+
+    typer and tracebacks write to stderr by themselves: so all of it is guarded against credentials.
+    """
+    with contextlib.redirect_stderr(console.guarded(sys.stderr)):
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         words = [word for word in argv if word != "--debug"]
