@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from kctl import console
 from kctl.errors import KctlError
 from trainer.errors import ConfigError, DataError
+from trainer.schema.redaction import redacted
 
 if TYPE_CHECKING:
     import typer
@@ -123,7 +124,7 @@ def _run(argv: list[str]) -> int:
         return _quiet()
     except Exception as error:  # noqa: BLE001 - the boundary
         hint = "" if debug else ", run again with --debug"
-        return _failed(error, f"internal error {type(error).__name__}: {str(error)[:200]}{hint}", 1, debug)
+        return _failed(error, f"internal error {type(error).__name__}: {redacted(str(error))[:200]}{hint}", 1, debug)
     return 0
 
 
