@@ -65,7 +65,7 @@ def redacted(text: str) -> str:
     for own in _own():
         text = text.replace(own, HIDDEN)
     lower = text.lower().replace("tokens", "")  # each line of a step has tokens_per_s
-    if any(hint in lower for hint in _HINTS):
+    if any(map(lower.__contains__, _HINTS)):
         text = re.sub(_ASSIGNED, rf"\1{HIDDEN}", text)
     if len(text) < 80 and re.fullmatch(_KEY_LINE, text.strip()):
         return HIDDEN
@@ -73,7 +73,7 @@ def redacted(text: str) -> str:
 
 
 def _signed(text: str) -> bool:
-    return any(sign in text for sign in _SIGNS)
+    return any(map(text.__contains__, _SIGNS))
 
 
 @cache
