@@ -180,6 +180,10 @@ def test_what_a_cluster_says_of_a_run(server: ApiServer, capfd: pytest.CaptureFi
             shown = len(words) if state is not waits else 0
             assert (code, leaks(said), said.count(HIDDEN) >= shown) == (0, [], True)
     ask(capfd, *READING[:12])
+    done = job("Failed")
+    done["status"]["conditions"][0]["message"] = ALL
+    server.answers |= {JOBS: [done], f"{JOBS}/{RUN}": done}
+    ask(capfd, ("status", RUN, "--watch"), ("status", RUN), ("explain", RUN))
 
 
 @pytest.mark.parametrize("part", range(2))

@@ -35,6 +35,7 @@ HARMLESS = [
     "commit 0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c of main",
     "https://10.0.0.1:6443/api/v1/namespaces/team/pods?limit=500&continue=abc",
     "eos_token=<|im_end|> pad_token='<|endoftext|>'",
+    "run --token=$(HF_TOKEN) --password ${DB_PASSWORD} --key=$SERVICE_KEY",
     "max_tokens=16384 tokens=123456789012",
     'secrets "hub" not found; the namespace has no secret hub',
     "couldn't find key token in Secret team/hub-credentials",

@@ -35,10 +35,10 @@ _WORDS = r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authori
 _HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
 _ASSIGNED = (
     rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic) )?|--[\w-]*(?:{_WORDS}|key)\s+|\"auth\"\s*:\s*\""
-    r"|\b(?:bearer|basic) (?=[\w.~+/=-]{16}))(?![\"'\s<\[{])[^\s\"',;&]{8,}"
+    r"|\b(?:bearer|basic) (?=[\w.~+/=-]{16}))(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
 )
-"""NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"`, `--NAME VALUE` and an authorization's own words. A text that has one
-has one of _HINTS."""
+"""NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"`, `--NAME VALUE` and an authorization's own words; $(NAME) is none. A
+text that has one has one of _HINTS."""
 
 _NAMED = r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)"
 _OPAQUE = r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
