@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from kubernetes import client, config
 
@@ -26,6 +27,7 @@ SEED = random.randrange(10**6)
 CHECKED = {"dry_run": "All", "field_validation": "Strict"}
 
 
+@pytest.mark.timeout(600)  # runs in pods train beside it
 def test_the_api_server_takes_every_config_that_kctl_accepts(shell: Shell, tmp_path: Path, measured: Measured) -> None:
     started = time.monotonic()
     accepted = runs(shell.namespace, tmp_path)
