@@ -53,7 +53,7 @@ test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among the
 	@FAULTS=few $(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training tests/faults/test_kills.py
 
 .PHONY: test-faults
-test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks (10 minutes)
+test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks, fuzz (13 minutes)
 	@$(BIN)/python -m pytest tests/faults -s
 
 .PHONY: bench

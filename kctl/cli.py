@@ -6,6 +6,7 @@ takes is imports. So a shell that asks what may follow (kctl.complete) is answer
 codes: kctl.errors.
 """
 
+import contextlib
 import gc
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from kctl import console
 from kctl.errors import KctlError
 from trainer.errors import ConfigError, DataError
+from trainer.schema.redaction import redacted
 
 if TYPE_CHECKING:
     import typer
@@ -95,7 +97,15 @@ def _print_version(wanted: bool) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line and return its exit code. Nothing but exit codes and one-line errors leaves it."""
+    """Run one command line and return its exit code. Nothing but exit codes and one-line errors leaves it.
+
+    typer and tracebacks write to stderr by themselves: so all of it is guarded against credentials.
+    """
+    with contextlib.redirect_stderr(console.guarded(sys.stderr)):
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         words = [word for word in argv if word != "--debug"]
@@ -115,7 +125,7 @@ def run(argv: list[str]) -> int:
         return _quiet()
     except Exception as error:  # noqa: BLE001 - the boundary
         hint = "" if debug else ", run again with --debug"
-        return _failed(error, f"internal error {type(error).__name__}: {str(error)[:200]}{hint}", 1, debug)
+        return _failed(error, f"internal error {type(error).__name__}: {redacted(str(error))[:200]}{hint}", 1, debug)
     return 0
 
 

@@ -1,7 +1,8 @@
 """What people and programs read: data on stdout, everything else on stderr.
 
 Colour and bars only on a terminal and never with NO_COLOR; a pipe gets plain aligned columns. rich is imported only to
-draw.
+draw. No credential passes: data loses what has the shape of one, the lines of a log and whatever reaches stderr (cli
+wraps it) also what is called one.
 """
 
 import contextlib
@@ -11,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO, cast
 
 from kctl.errors import UsageError
+from trainer.schema.redaction import redacted, without_known
 
 SHOWN_SECONDS = 0.02
 """A line of a log may wait so long for others to be written with it."""
@@ -26,8 +28,25 @@ FOLDED = 8
 def data(text: str) -> None:
     """Write `text` to stdout as UTF-8, whatever the locale, with exactly one newline at its end."""
     sys.stdout.flush()
-    sys.stdout.buffer.write((text.rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.write((without_known(text).rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))
     sys.stdout.flush()
+
+
+def guarded(stream: TextIO) -> TextIO:
+    """`stream`, to which no credential is written."""
+    return cast(TextIO, _Guarded(stream))
+
+
+class _Guarded:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Lines:
@@ -125,7 +144,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     A terminal that is too narrow for columns gets a line for each cell.
     """
-    lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
+    lines = [[printable(without_known(cell)) for cell in row] for row in (headers, *rows)]
     widths = [max(columns(line[column]) for line in lines) for column in range(len(headers))]
     if sys.stdout.isatty():
         _draw(lines, widths)

@@ -31,6 +31,7 @@ from trainer.schema import contract
 from trainer.schema.contract import ExitCode, RunFolder
 from trainer.schema.loading import read_run_file
 from trainer.schema.messages import attempt_line
+from trainer.schema.redaction import redacted
 
 REPORT_SECONDS = 20.0
 """How long an attempt's end may wait for its report."""
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None, command: Sequence[str] | None = None
         outcome = from_error(error)
     except Exception as error:  # noqa: BLE001 (the boundary: whatever it is ends in a code and a sentence)
         tee.say(traceback.format_exc())
-        outcome = Outcome(ExitCode.UNKNOWN, f"the launcher failed: {type(error).__name__}: {error}")
+        outcome = Outcome(ExitCode.UNKNOWN, redacted(f"the launcher failed: {type(error).__name__}: {error}"))
     stop.interrupts = False
     tee.say(f"{phase_of(outcome.code)}: {outcome.sentence} (code {int(outcome.code)})")
     write_termination_message(outcome, os.environ.get(contract.ENV_TERMINATION_LOG))

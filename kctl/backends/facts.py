@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from kctl.backends.run_view import RunView, event_time, newest_warning, pod_view, pods_wanted, run_view
-from kctl.config.secrets import redacted
 from kctl.manifest import Manifest, pod_of, requests_of
 from trainer.schema.contract import Phase
+from trainer.schema.redaction import redacted
 
 LOG_TAIL = 200
 """Last lines of a log that are looked at."""

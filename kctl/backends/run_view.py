@@ -6,7 +6,6 @@ Words of others, such as a pod's last ones or an event's, are shown without what
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from kctl.config.secrets import redacted
 from kctl.manifest import Manifest
 from trainer.schema.contract import (
     ANNOTATION_CANCELLED,
@@ -18,6 +17,7 @@ from trainer.schema.contract import (
     Phase,
 )
 from trainer.schema.messages import Message, parse_message
+from trainer.schema.redaction import redacted
 
 ANNOTATION_LIFE = "kctl.dev/life"
 """Which life of its pod this one is, from 1. Only the local backend knows it and sets it."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from kctl.config.kubernetes_names import ObjectName
+from kctl.config.kubernetes_names import DataKey, ObjectName
 from kctl.config.secrets import name_problem, secret_problem, token_in
 from trainer.schema.section import Section
 
@@ -14,7 +14,7 @@ class SecretKey(Section):
 
     secret: ObjectName
     """Name of the Secret."""
-    key: str = Field(min_length=1, max_length=253)
+    key: DataKey = Field(min_length=1, max_length=253)
     """Key in its data."""
 
     @model_validator(mode="after")

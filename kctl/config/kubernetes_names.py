@@ -12,6 +12,8 @@ MAX_NAME = 43
 
 LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_WORD = re.compile(r"[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_DATA_KEY = re.compile(r"(?!\.$|\.\.)[-._a-zA-Z0-9]*")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
 _UNITS: dict[str | None, Decimal] = {None: Decimal(1), "m": Decimal("0.001")}
 for power, letter in enumerate("kMGTP", start=1):
@@ -45,8 +47,12 @@ def _label(name: str) -> str:
     return name
 
 
+def _is_subdomain(name: str) -> bool:
+    return len(name) <= 253 and all(_LABEL.fullmatch(part) for part in name.split("."))
+
+
 def _subdomain(name: str) -> str:
-    if len(name) > 253 or not all(_LABEL.fullmatch(part) for part in name.split(".")):
+    if not _is_subdomain(name):
         raise ValueError(f"must be the name of an object: lower-case letters, digits, - and ., got {name!r}")
     return name
 
@@ -63,8 +69,28 @@ def _image(name: str) -> str:
     return name
 
 
+def _label_key(name: str) -> str:
+    prefix, slash, word = name.rpartition("/")
+    if not _WORD.fullmatch(word) or (slash and not _is_subdomain(prefix)):
+        raise ValueError(f"must be the key of a label, e.g. gpu or example.com/gpu, got {name!r}")
+    return name
+
+
+def _label_value(text: str) -> str:
+    if text and not _WORD.fullmatch(text):
+        raise ValueError(f"must be a label's value: at most 63 letters, digits, -, _ and ., got {text!r}")
+    return text
+
+
+def _data_key(name: str) -> str:
+    if not _DATA_KEY.fullmatch(name):
+        raise ValueError(f"must be a key of its data: letters, digits, -, _ and ., not starting with .., got {name!r}")
+    return name
+
+
 def _resource(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", name):
+    prefix, _, word = name.rpartition("/")
+    if not _WORD.fullmatch(word) or not _is_subdomain(prefix) or prefix.endswith("kubernetes.io"):
         raise ValueError(f"must be the name of an extended resource, e.g. nvidia.com/gpu, got {name!r}")
     return name
 
@@ -79,6 +105,12 @@ Label = Annotated[str, AfterValidator(_label)]
 """A DNS label: a namespace, a queue."""
 ObjectName = Annotated[str, AfterValidator(_subdomain)]
 """The name of a claim, a Secret, a PriorityClass."""
+LabelKey = Annotated[str, AfterValidator(_label_key)]
+"""The key of a label or of a taint."""
+LabelValue = Annotated[str, AfterValidator(_label_value)]
+"""The value of a label or of a taint."""
+DataKey = Annotated[str, AfterValidator(_data_key)]
+"""A key in the data of a Secret."""
 Image = Annotated[str, AfterValidator(_image)]
 """The name of a container image."""
 Resource = Annotated[str, AfterValidator(_resource)]

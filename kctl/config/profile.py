@@ -2,12 +2,18 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kctl.config.environment import Env
-from kctl.config.kubernetes_names import Image, Label, ObjectName, Quantity, Resource
+from kctl.config.kubernetes_names import Image, Label, LabelKey, LabelValue, ObjectName, Quantity, Resource
 from trainer.schema.data import RelativePath
 from trainer.schema.section import Section
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"each once, got {', '.join(names)}")
+    return names
 
 
 class Claim(Section):
@@ -54,11 +60,11 @@ class Gpu(Section):
 class RunAs(Section):
     """Who the pod runs as. Never root."""
 
-    uid: int = Field(1000, ge=1)
+    uid: int = Field(1000, ge=1, lt=2**31)
     """User id."""
-    gid: int = Field(1000, ge=1)
+    gid: int = Field(1000, ge=1, lt=2**31)
     """Group id."""
-    fs_group: int = Field(1000, ge=1)
+    fs_group: int = Field(1000, ge=1, lt=2**31)
     """Group that owns files on the volumes, where the volume's driver supports it."""
 
 
@@ -84,11 +90,11 @@ class Queue(Section):
 class Toleration(Section):
     """A taint that the pods may ignore."""
 
-    key: str | None = None
+    key: LabelKey | None = None
     """Key of the taint; null with operator Exists: every key."""
     operator: Literal["Exists", "Equal"] = "Exists"
     """Equal compares the value, too. Equal where a value is written, else Exists."""
-    value: str | None = None
+    value: LabelValue | None = None
     """Value of the taint, with Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """null: every effect."""
@@ -116,7 +122,7 @@ class ClusterProfile(Section):
 
     image: Image
     """The trainer image, best by digest (NAME@sha256:...): a tag can change between two attempts."""
-    pull_secrets: tuple[ObjectName, ...] = ()
+    pull_secrets: Annotated[tuple[ObjectName, ...], AfterValidator(_each_once)] = ()
     """Secrets for pulling it."""
     context: str | None = None
     """Context of the kubeconfig; null: the current one. --context wins."""
@@ -132,7 +138,7 @@ class ClusterProfile(Section):
     """/dev/shm of one pod, for NCCL; must stay below memory."""
     gpu: Gpu | None = None
     """null: no GPUs; then only configs with gpus_per_node: 0 run here."""
-    rdma: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    rdma: dict[Resource, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Extended resources for RDMA that each pod of a run on several nodes gets, e.g. {rdma/ib: 8}."""
     env: Env = Field(default_factory=dict)
     """Environment of every run, e.g. NCCL_SOCKET_IFNAME. A run config's own env wins."""
@@ -142,7 +148,7 @@ class ClusterProfile(Section):
     """Between SIGTERM and SIGKILL: time to save a checkpoint."""
     queue: Queue = Field(default_factory=Queue)
     """Queueing and gang scheduling."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels that nodes must have."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints that the pods may ignore."""

@@ -14,6 +14,7 @@ from kctl.config.kubernetes_names import Label, ObjectName, RunPrefix
 from kctl.config.overrides import apply_set
 from kctl.config.profile import ClusterProfile
 from kctl.config.resolve import find_config, find_profile, read_layers
+from kctl.config.secrets import refuse_secrets
 from kctl.errors import NotFound, UsageError
 from trainer.schema.config import TrainConfig
 from trainer.schema.identity import run_name
@@ -141,6 +142,7 @@ def load(config_argument: str, sets: list[str]) -> LoadedConfig:
         profile = load_profile(config.cluster.profile, path)
     except NotFound as error:
         raise UsageError(f"{where(('cluster', 'profile'))}: cluster.profile: {error}") from None
+    refuse_secrets(value, where)
     return LoadedConfig(config, profile, path)
 
 
@@ -157,4 +159,6 @@ def load_profile(name: str, config: Path | None = None) -> ClusterProfile:
     """The cluster profile `name`, looked for beside `config` first. NotFound and ConfigError as load has them."""
     path = find_profile(name, config)
     layers = read_layers(path, "a profile needs image and volumes: {models, data, runs}, each {claim: NAME}")
-    return validated(ClusterProfile, layers.value, layers.where)
+    profile = validated(ClusterProfile, layers.value, layers.where)
+    refuse_secrets(layers.value, layers.where)
+    return profile

@@ -4,24 +4,14 @@ Used on configs, on profiles and on what is rendered. Messages never repeat the 
 """
 
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
-_TOKENS = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[\w-]{16,}"
-    r"|(AKIA|ASIA)[A-Z0-9]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@\s:]+:[^/@\s]+@|local-[0-9a-f]{40}"
-)
-"""Well-known credentials: model hubs and APIs, code hosts, clouds, chats, JWT, PEM, URLs with a password."""
+from kctl.errors import UsageError
+from trainer.schema.redaction import found_in, known_in
 
 _HEX_KEY = re.compile(r"[0-9a-f]{40}")
 """A wandb key; a commit looks the same, so names that say commit, sha, revision or digest may hold one."""
-
-_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY.*", re.DOTALL)
-_ASSIGNED = re.compile(
-    r"(\b\w*(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|AUTHORIZATION)[\"']?\s*[=:]\s*[\"']?(?:Bearer |Basic )?)"
-    r"(?![\"'\s])[^\s\"',;]{8,}",
-    re.IGNORECASE,
-)
-"""NAME=VALUE or `NAME: VALUE` in a line of text."""
 
 _HASH_NAMES = re.compile(r"COMMIT|SHA|REVISION|DIGEST|HASH")
 _SECRET_NAMES = re.compile(r"(^|_)(API)?(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)")
@@ -39,19 +29,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def token_in(text: str) -> bool:
     """True where `text` holds a well-known kind of credential."""
-    return bool(_TOKENS.search(text) or _HEX_KEY.fullmatch(text))
-
-
-def redacted(text: str) -> str:
-    """`text` without what looks like a credential: for words of others, such as events and logs."""
-    whole = _PRIVATE_KEY.sub("[secret]", text)
-    return _TOKENS.sub("[secret]", _ASSIGNED.sub(r"\1[secret]", whole))
+    return known_in(text) or bool(_HEX_KEY.fullmatch(text))
 
 
 def secret_problem(name: str, value: str) -> str | None:
     """Why `value` must not stand in a file under `name`, or None."""
     upper = name.upper()
-    found = _TOKENS.search(value)
+    found: object = found_in(value)
     found = found or (_HEX_KEY.fullmatch(value) if not _HASH_NAMES.search(upper) else None)
     found = found or (_OPAQUE.fullmatch(value) if _SECRET_NAMES.search(upper) else None)
     if found or (value and _PASSWORD_NAMES.search(upper)):
@@ -59,9 +43,35 @@ def secret_problem(name: str, value: str) -> str | None:
     return None
 
 
+def refuse_secrets(value: Any, where: Callable[[tuple[str, ...]], str]) -> None:
+    """UsageError that names the first field of a file's `value` with a credential in its text or in a key."""
+    for place, text in _texts(value, ()):
+        # In a pod's patch a command line may hold what only its option's name tells.
+        if found_in(text) if "pod_patch" in place else known_in(text):
+            keys = [key for key in place if not token_in(key)]
+            raise UsageError(
+                f"{where(place)}: {'.'.join(keys)}: holds what looks like a secret: take it out of the file; "
+                "to give one to the pods, use {secret: NAME, key: KEY} below env"
+            )
+
+
+def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*place, key), key
+            yield from _texts(inner, (*place, key))
+    elif isinstance(value, list):
+        if value and all(isinstance(item, str) for item in value):
+            yield place, " ".join(value)  # --token VALUE
+        for item in value:
+            yield from _texts(item, place)
+
+
 def name_problem(name: str) -> str | None:
     """Why `name` cannot be an environment variable of a run, or None."""
-    if _TOKENS.search(name) or not _NAME.fullmatch(name):
+    if known_in(name) or not _NAME.fullmatch(name):
         return f"{_before_value(name)} is no name of a variable: use letters, digits and _, not starting with a digit"
     if _RESERVED.fullmatch(name):
         return f"{name} is set by the operator, torchrun or kctl: remove it"
@@ -71,6 +81,6 @@ def name_problem(name: str) -> str | None:
 def _before_value(name: str) -> str:
     # NAME=VALUE and VALUE are written where a name belongs: what may be a value is not repeated.
     plain = re.split(r"[=:\s]", name, maxsplit=1)[0]
-    if _TOKENS.search(plain) or _HEX_KEY.fullmatch(plain):
+    if token_in(plain):
         return "one of its keys"
     return f"{plain!r}" if plain == name else f"what begins with {plain!r}"

@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kctl.backends.survey import Answer
-from kctl.config.secrets import redacted
 from kctl.errors import KctlError
 from kctl.manifest import Manifest, pod_of, requests_of
+from trainer.schema.redaction import redacted
 
 if TYPE_CHECKING:
     from kctl.config.profile import ClusterProfile

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kctl.backends.facts import Facts, Said
-from kctl.config.secrets import redacted
+from trainer.schema.redaction import redacted
 
 LONGEST = 4000
 """Characters of what somebody says that are looked at."""

@@ -159,7 +159,8 @@ def _env(run: str, config: RunConfig, profile: ClusterProfile) -> list[dict[str,
         contract.ENV_STOP_WISH: contract.STOP_WISH_PATH,
     }
     if config.cluster.max_hours is not None:
-        plain[contract.ENV_MAX_HOURS] = f"{config.cluster.max_hours:g}"
+        # The launcher reads plain decimals only, and 0 as no limit.
+        plain[contract.ENV_MAX_HOURS] = f"{max(config.cluster.max_hours, 1e-6):.6f}".rstrip("0").rstrip(".")
     fields = {contract.ENV_POD_NAME: "metadata.name", contract.ENV_POD_UID: "metadata.uid"}
     if config.cluster.nodes > 1:
         plain |= _rendezvous(run, config.cluster.nodes)

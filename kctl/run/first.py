@@ -17,6 +17,7 @@ from kctl import console
 from kctl.config.overrides import apply_set
 from kctl.config.resolve import find_profile, merged, shipped_configs
 from kctl.config.run_config import RunConfig
+from kctl.config.secrets import refuse_secrets
 from kctl.errors import KctlError, UsageError
 from trainer.errors import ConfigError
 from trainer.schema.loading import validated
@@ -88,6 +89,7 @@ def answered(name: str | None, sets: list[str], to: Path, asks: bool) -> Draft:
     if value.get("cluster", {}).get("gpus_per_node") == 0:
         value["cluster"].setdefault("processes_per_node", 1)
     validated(RunConfig, value, "kctl init")
+    refuse_secrets(value, lambda place: "kctl init")
     return Draft(name, value)
 
 
@@ -130,6 +132,7 @@ def _checked(value: Value) -> None:
     if whole.get("cluster", {}).get("gpus_per_node") == 0:
         whole["cluster"] = {"processes_per_node": 1, **whole["cluster"]}
     validated(RunConfig, whole, "kctl init")
+    refuse_secrets(whole, lambda place: "kctl init")
 
 
 def _given(value: Value, path: str) -> bool:

@@ -16,6 +16,7 @@ from kctl.run.find import view_of
 from kctl.run.logs import Begin, LogLine, follow_run
 from kctl.run.page import span
 from trainer.schema.messages import Step, parse_step_line
+from trainer.schema.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -52,8 +53,9 @@ def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
 def printed(line: LogLine, run: str, prefix: bool, timestamps: bool) -> str:
     """One line as `logs` shows it: `worker-1 | text` where there are several pods."""
     pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
-    # Raw into a file or a pipe; on a terminal nothing that a pod prints may move the cursor.
-    text = console.printable(line.text) if _terminal() else line.text
+    # Into a file or a pipe as it is, but for credentials; on a terminal nothing that a pod prints may move the cursor.
+    text = redacted(line.text)
+    text = console.printable(text) if _terminal() else text
     return f"{line.time + ' ' if timestamps else ''}{pod}{text}"
 
 

@@ -18,6 +18,7 @@ from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import Refused, Unreachable
 from kctl.run.gauges import Gauge
 from kctl.run.screen import Size, line
+from trainer.schema.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +69,7 @@ def _on_screen(look: Look, draw: Draw, over: Over) -> list[Gauge]:
                 try:
                     gauges = look()
                 except (Unreachable, Refused) as error:
-                    live.update(Group(Text(console.printable(str(error)), "yellow"), drawn()), refresh=True)
+                    live.update(Group(Text(console.printable(redacted(str(error))), "yellow"), drawn()), refresh=True)
                     trouble.again(error)
                     continue
                 trouble.over()

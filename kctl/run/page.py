@@ -13,18 +13,28 @@ from kctl.errors import RunFailed
 from kctl.run.find import run_of_config
 from kctl.run.options import Output
 from trainer.schema.contract import Phase
+from trainer.schema.redaction import without_known
 
 KIND = "pytorchjob.kubeflow.org"
 
 
 def structured(value: Any, output: Output) -> str:
-    """`value` as JSON or YAML."""
+    """`value` as JSON or YAML, without credentials: YAML folds long lines, where nobody would know one again."""
+    plain = _cleaned(json.loads(json.dumps(value)))
     if output is Output.JSON:
-        return json.dumps(value, indent=2)
+        return json.dumps(plain, indent=2)
     import yaml
 
-    text: str = yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False)
+    text: str = yaml.safe_dump(plain, sort_keys=False)
     return text.rstrip("\n")
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {without_known(key): _cleaned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(inner) for inner in value]
+    return without_known(value) if isinstance(value, str) else value
 
 
 def print_list(views: Sequence[RunView], output: Output, now: datetime) -> None:

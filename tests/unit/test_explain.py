@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from kctl.backends.facts import Facts
 from kctl.backends.run_view import run_view
-from kctl.config.secrets import redacted
 from kctl.explain.cause import Found
 from kctl.explain.table import GENERAL, WHOLE
 from kctl.explain.table import explained as explained_for
@@ -34,6 +33,7 @@ from tests.unit.explain_world import (
     waits,
 )
 from trainer.schema.contract import ExitCode, Phase
+from trainer.schema.redaction import redacted
 
 STATUSES = Path(__file__).parents[1] / "cluster" / "statuses"
 RESUME = "kctl submit demo -n team (resumes)"

@@ -14,6 +14,7 @@ from typing import Any
 from trainer.atomic import read_object, write_json
 from trainer.errors import TrainerError
 from trainer.schema.contract import ENV_OUTCOMES, ExitCode
+from trainer.schema.redaction import redacted
 
 PREEMPTED, TIME_LIMIT = "preempted", "time-limit"
 """Why the launcher asks the ranks to stop; the content of the stop file."""
@@ -30,6 +31,7 @@ class Outcome:
 
     code: ExitCode
     sentence: str
+    """Of whoever failed, in which a library's error may stand: written to the volume without credentials."""
     summary: dict[str, Any] = field(default_factory=dict)
     """What rank 0 said at success."""
     progress: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +86,7 @@ def finite(value: Any) -> Any:
 
 def from_error(error: TrainerError) -> Outcome:
     """The outcome that the launcher's own error stands for."""
-    return Outcome(error.code, str(error))
+    return Outcome(error.code, redacted(str(error)))
 
 
 def read_outcomes(folder: Path) -> tuple[dict[int, Outcome], dict[str, Any]]:
@@ -98,7 +100,7 @@ def read_outcomes(folder: Path) -> tuple[dict[int, Outcome], dict[str, Any]]:
             summary = value.get("summary")
             words[int(rank)] = Outcome(
                 known,
-                str(value.get("sentence", "")),
+                redacted(str(value.get("sentence", ""))),
                 summary if isinstance(summary, dict) else {},
             )
     return words, finite(read_object(folder / "progress.json"))

@@ -1,6 +1,7 @@
 """Everything this pod prints goes to stdout and, through a thread of its own, to a log file on the runs volume.
 
-A volume that fails or hangs costs lines of that file, which are counted, and never stops the training.
+No credential passes. A volume that fails or hangs costs lines of that file, which are counted, and never stops the
+training.
 """
 
 import contextlib
@@ -9,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 from typing import BinaryIO
+
+from trainer.schema.redaction import redacted
 
 CHUNK = 16 * 1024
 """Longest piece of a line, in bytes: a line of any length passes in pieces."""
@@ -66,6 +69,7 @@ class Tee:
             )
 
     def _put(self, piece: bytes) -> None:
+        piece = _safe(piece)
         self._print(piece)
         if self._closed:
             return
@@ -99,3 +103,8 @@ class Tee:
         if file is not None:
             with contextlib.suppress(OSError):
                 file.close()
+
+
+def _safe(piece: bytes) -> bytes:
+    """`piece` without credentials; bytes that are no text stay as they are."""
+    return redacted(piece.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -16,6 +16,7 @@ from trainer.report.answers import cut, shown
 from trainer.report.history import History
 from trainer.report.panels import panels
 from trainer.schema.contract import ExitCode, Phase
+from trainer.schema.redaction import redacted, without_known
 
 MOST_PROMPTS = 8
 PACKAGES = ("kctl", "torch", "transformers", "tokenizers", "peft", "deepspeed", "safetensors")
@@ -35,10 +36,10 @@ def page(history: History, now: datetime) -> str:
         prompts=[shown(one, history.best_step) for one in history.answers[:MOST_PROMPTS]],
         more_prompts=max(0, len(history.answers) - MOST_PROMPTS),
         attempts=attempts(history),
-        ended="\n".join(history.ended),
+        ended=redacted("\n".join(history.ended)),
         fields=list(fields(history.train)),
         versions=versions(),
-        began="\n".join(history.began),
+        began=redacted("\n".join(history.began)),
         written=f"{now:%Y-%m-%d %H:%M:%S} UTC",
         path=path,
     )
@@ -61,8 +62,8 @@ def _template() -> Any:
 
 
 def printable(text: str) -> str:
-    """Without characters that a page cannot hold or that would not be seen."""
-    return text.translate(_UNPRINTABLE)
+    """Without characters that a page cannot hold or that would not be seen, and without credentials."""
+    return without_known(text).translate(_UNPRINTABLE)
 
 
 def phase(history: History) -> Phase:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.schema.redaction import redacted
+
 _STEP = re.compile(r"(?:^|\s)step=(\d{1,12})/(\d{1,12}) (?=loss=)")
 _PAIR = re.compile(r"(\w+)=([-+]?(?:\d{1,400}(?:\.\d{0,40})?(?:e[-+]?\d{1,4})?|nan|inf))(?=\s|$)", re.IGNORECASE)
 _RANK = re.compile(r"\[rank(\d{1,6})\] ")
@@ -97,7 +99,7 @@ def parse_message(text: str) -> Message:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        return Message(sentence=text.strip().splitlines()[-1][:500] if text.strip() else None)
+        return Message(sentence=redacted(text.strip().splitlines()[-1])[:500] if text.strip() else None)
     return Message(
         step=_whole(value.get("step")),
         steps=_whole(value.get("steps")),

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.schema.redaction import without_known
+
 _BOUNDS = {
     "greater_than_equal": ">= {ge}",
     "greater_than": "> {gt}",
@@ -60,7 +62,7 @@ def shown(value: Any) -> str:
     """A scalar as JSON, cut; of a list or a map only that it is one, for who knows what is in it."""
     if isinstance(value, dict | list | tuple):
         return "a map" if isinstance(value, dict) else "a list"
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = without_known(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

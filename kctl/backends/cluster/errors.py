@@ -1,6 +1,7 @@
 """From what the API server or the network says to kctl.errors, once, for every call.
 
-Status codes and urllib3's exceptions end here. Bodies are cut to 256 characters: they may carry secrets.
+Status codes and urllib3's exceptions end here. Bodies may carry secrets: they lose what looks like one, and are cut to
+256 characters.
 """
 
 import json
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kctl.errors import AlreadyExists, KctlError, NotFound, Refused, Unreachable
+from trainer.schema.redaction import redacted
 
 BODY_LIMIT = 256
 """Characters of an answer that may appear in a message."""
@@ -56,8 +58,8 @@ class Call:
 
 
 def cut(text: str) -> str:
-    """One line of at most BODY_LIMIT characters."""
-    line = " ".join(text.split())
+    """One line of at most BODY_LIMIT characters; what looks like a credential is taken out first, whole."""
+    line = redacted(" ".join(text.split()))
     return line if len(line) <= BODY_LIMIT else line[: BODY_LIMIT - 3] + "..."
 
 

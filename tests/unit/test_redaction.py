@@ -1,0 +1,126 @@
+"""No credential leaves: each of a table is taken out of words, logs, last words and reports; nothing else is."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kctl.backends.cluster.errors import cut
+from tests.planted_secrets import CALLED, PLANTED, leaks
+from trainer.errors import DataError
+from trainer.pod.outcome import from_error, read_outcomes
+from trainer.pod.tee import Tee
+from trainer.report.history import read_history
+from trainer.report.page import page
+from trainer.schema.contract import RunFolder
+from trainer.schema.messages import parse_message
+from trainer.schema.redaction import HIDDEN, found_in, known_in, redacted, without_known
+
+SHA256 = "0123456789abcdef" * 4
+HARMLESS = [
+    "step=100/1000 loss=1.2345 lr=2.0e-04 grad_norm=0.81 tokens_per_s=5210 mem_gib=31.2 eta_s=5400",
+    f"registry.example.com:5000/kctl/trainer@sha256:{SHA256}",
+    f"adapter/adapter_model.safetensors {SHA256}",
+    "task-lora-dialogue-large-0123abcd",
+    "sk-dialogues-of-many-users-0123abcd",
+    "disk-usage-of-the-runs-volume-and-more",
+    "commit 0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c of main",
+    "https://10.0.0.1:6443/api/v1/namespaces/team/pods?limit=500&continue=abc",
+    "eos_token=<|im_end|> pad_token='<|endoftext|>'",
+    "run --token=$(HF_TOKEN) --password ${DB_PASSWORD} --key=$SERVICE_KEY",
+    "max_tokens=16384 tokens=123456789012",
+    'secrets "hub" not found; the namespace has no secret hub',
+    "couldn't find key token in Secret team/hub-credentials",
+    "use {secret: NAME, key: KEY} of a Secret in the namespace",
+    "locally it is taken from your environment; export HF_TOKEN=... and submit again",
+    'tolerations: [{"key": "nvidia.com/gpu", "operator": "Exists"}]',
+    "unexpected key: model.layers.0.self_attn.q_proj.weight",
+    "model.layers.0.mlp.experts.gate_up_proj lora_A.default 128 x 2048",
+    "git@github.com:org/repository.git ssh://git@github.com/org/repository",
+]
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_each_is_taken_out_and_what_stands_around_it_is_kept(kind: str) -> None:
+    words, secret = PLANTED[kind]
+    said = redacted(f"before {words} after")
+    assert secret not in said and HIDDEN in said and found_in(words)
+    assert said.startswith("before ") and (said.endswith(" after") or "without" in kind)
+    assert redacted(said) == said, "once is enough"
+    if kind.removesuffix(", by its name") not in CALLED:
+        assert known_in(words) and secret not in without_known(words)
+
+
+def test_there_are_fifty_and_all_are_found_in_one_text() -> None:
+    assert len(PLANTED) >= 50
+    everything = "\n".join(words for words, _ in PLANTED.values())
+    assert len(leaks(everything)) == len(PLANTED)
+    assert leaks(redacted(everything)) == [] and leaks(json.dumps([redacted(everything)])) == []
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_credential_stays(text: str) -> None:
+    assert redacted(text) == text == without_known(text) and not found_in(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.from_regex(r"[a-z]([-a-z0-9]{0,41}[a-z0-9])-[0-9a-f]{8}", fullmatch=True), st.binary(min_size=32, max_size=32)
+)
+def test_names_of_runs_and_digests_stay(run: str, digest: bytes) -> None:
+    text = f"{run} sha256:{digest.hex()} {digest[:20].hex()}"
+    assert redacted(text) == text
+
+
+def test_what_the_environment_holds_under_such_a_name_is_taken_out_to_the_letter() -> None:
+    code = "import sys; from trainer.schema.redaction import redacted; print(redacted(sys.stdin.read()))"
+    own = {"MY_TOKEN": "plain0words", "DB_PASSWORD": "x" * 20, "API_KEY_FILE": "/etc/keys/1", "USE_KEY": "true"}
+    text = f"plain0words {'x' * 20} /etc/keys/1 true"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **own}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, input=text, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{HIDDEN} {HIDDEN} /etc/keys/1 true"
+
+
+def test_a_cut_leaves_no_half() -> None:
+    for words, secret in PLANTED.values():
+        for shift in range(0, 240, 30):
+            assert secret[:12] not in cut("." * shift + " " + words), words
+
+
+def test_the_pods_log_on_stdout_and_on_the_volume(tmp_path: Path) -> None:
+    out, log = io.BytesIO(), tmp_path / "log"
+    tee = Tee(out)
+    tee.open(log)
+    lines = "\n".join(words.replace("\\n", "\n") for words, _ in PLANTED.values())
+    tee.pump(io.BytesIO(lines.encode() + b"\n\xff\xfe\n"))
+    tee.say("the launcher: " + PLANTED["a database"][0])
+    tee.close()
+    assert out.getvalue() == log.read_bytes() and leaks(out.getvalue()) == []
+    assert b"\xff\xfe" in out.getvalue() and out.getvalue().count(b"\n") >= len(PLANTED)
+    assert PLANTED["a PEM RSA key"][1].split("\\n")[1].encode() not in out.getvalue(), "not its inside either"
+
+
+def test_last_words(tmp_path: Path) -> None:
+    for rank, (words, _) in enumerate(PLANTED.values()):
+        (tmp_path / f"rank-{rank}.json").write_text(json.dumps({"code": 3, "sentence": words}))
+        assert leaks(from_error(DataError(words)).sentence) == []
+        assert leaks(str(parse_message(f"{words}"))) == []
+    assert leaks(str(read_outcomes(tmp_path))) == [] and len(read_outcomes(tmp_path)[0]) == len(PLANTED)
+
+
+def test_a_report_of_what_an_older_trainer_wrote(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    words = [words for words, _ in PLANTED.values()]
+    told = tuple(words)
+    history = replace(
+        read_history(folder), began=told, ended=told[::-1], train={"data": {"prompt": {"task": words[0]}}}
+    )
+    assert leaks(page(history, datetime(2026, 1, 1, tzinfo=UTC))) == []

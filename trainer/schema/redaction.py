@@ -1,0 +1,83 @@
+"""Text without what looks like a credential: for whatever leaves a program, kctl's terminal as the pod's log.
+
+Three kinds. Shapes that only credentials have: in any text, since names, digests and commits have none of them.
+What stands after words like `token=`: in words of others, such as logs, events and errors. And to the letter, what
+this process's own environment holds under such a name.
+"""
+
+import os
+import re
+from functools import cache
+
+HIDDEN = "[secret]"
+
+_SIGNS = (
+    *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "xox", "AIza"),
+    *("npm_", "pypi-", "local-", "eyJ", "LS0tLS", "PRIVATE KEY", "://", "ignature="),
+)
+_KNOWN = (
+    r"-----BEGIN [A-Z ]*PRIVATE KEY(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)"
+    r"|(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[\w-]{16,}"
+    r"|sk-(?:(?:proj|ant|svcacct|admin|or|lf)-[\w-]{16,}|[A-Za-z0-9]{20,})|(?:AKIA|ASIA)[A-Z0-9]{16}"
+    r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?|LS0tLS1CRUdJTi[A-Za-z0-9+/=]+)"
+    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
+    r"|(?<=[?&])(?:[\w-]*(?i:token|signature|credential|api[_-]?key)|sig)=[^&\s\"'<>]{6,}"
+)
+"""Model hubs, APIs, code hosts, clouds, chats, registries, JWT, PEM (plain and in base64), passwords and signatures in
+URLs. Of a PEM without its end all that follows. A text that has one has one of _SIGNS: most texts have none,
+and are told in a microsecond."""
+
+_KEY_LINE = r"(?=[A-Z/+0-9]*[a-z])(?=[a-z/+0-9]*[A-Z])(?=[A-Za-z/+]*[0-9])[A-Za-z0-9+/]{64}"
+"""From the inside of a PEM, where lines come one by one; a sha256 has no capitals."""
+
+_WORDS = r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+_HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
+_ASSIGNED = (
+    rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic) )?|--[\w-]*(?:{_WORDS}|key)\s+|\"auth\"\s*:\s*\""
+    r"|\b(?:bearer|basic) (?=[\w.~+/=-]{16}))(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
+)
+"""NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"`, `--NAME VALUE` and an authorization's own words; $(NAME) is none. A
+text that has one has one of _HINTS."""
+
+_NAMED = r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)"
+_OPAQUE = r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
+"""A value of the environment that is no word, path or switch."""
+
+
+def known_in(text: str) -> bool:
+    """True where `text` holds a well-known kind of credential."""
+    return _signed(text) and bool(re.search(_KNOWN, text, re.DOTALL))
+
+
+def found_in(text: str) -> bool:
+    """True where `text` holds one, or something that is called one."""
+    return known_in(text) or bool(re.search(_ASSIGNED, text))
+
+
+def without_known(text: str) -> str:
+    """`text` without well-known kinds of credentials: for any text, manifests and tables too."""
+    return re.sub(_KNOWN, HIDDEN, text, flags=re.DOTALL) if _signed(text) else text
+
+
+def redacted(text: str) -> str:
+    """`text` without all that looks like a credential: for words of others, such as events, errors and logs."""
+    for own in _own():
+        text = text.replace(own, HIDDEN)
+    lower = text.lower().replace("tokens", "")  # each line of a step has tokens_per_s
+    if any(map(lower.__contains__, _HINTS)):
+        text = re.sub(_ASSIGNED, rf"\1{HIDDEN}", text)
+    if len(text) < 80 and re.fullmatch(_KEY_LINE, text.strip()):
+        return HIDDEN
+    return without_known(text)
+
+
+def _signed(text: str) -> bool:
+    return any(map(text.__contains__, _SIGNS))
+
+
+@cache
+def _own() -> tuple[str, ...]:
+    """Values of this process's environment, read once, whose names say what they are; the longest first."""
+    found = {value for name, value in os.environ.items() if re.search(_NAMED, name) and re.fullmatch(_OPAQUE, value)}
+    return tuple(sorted(found, key=len, reverse=True))
