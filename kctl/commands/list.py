@@ -1,10 +1,11 @@
 """kctl list: every run, newest last."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from kctl import console
-from kctl.run.find import backend_of, listed, viewed
-from kctl.run.logs import with_progress
+from kctl.run.find import all_viewed, backend_of, listed
+from kctl.run.logs import AT_A_GLANCE, with_progress
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, OutputOption
 from kctl.run.page import print_list
 
@@ -27,6 +28,7 @@ def list_runs(
     if not jobs and output is Output.TABLE:
         console.say(f"no runs {backend.where}")
         return
+    views = all_viewed(backend, jobs)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        views = list(pool.map(lambda job: with_progress(backend, viewed(backend, job)), jobs))
+        views = list(pool.map(partial(with_progress, backend, recent=AT_A_GLANCE), views))
     print_list(views, output, backend.now())

@@ -9,7 +9,9 @@ import difflib
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kctl import console
 from kctl.backends import open_backend
@@ -27,6 +29,7 @@ BEYOND_GRACE = 60.0
 _WATCH_SECONDS = 10.0
 """Between looks at the pods of a run that does not change: what they wait for is no change of their job."""
 _TURN = 0.2
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,18 @@ def run_of_config(text: str) -> str | None:
 
 def viewed(backend: Backend, job: Manifest) -> RunView:
     """The run of `job` with its pods as they are now; where none could be made, with what the cluster says of that."""
-    view = run_view(job, backend.list_pods(job["metadata"]["name"]))
+    return _warned(backend, run_view(job, backend.list_pods(job["metadata"]["name"])))
+
+
+def all_viewed(backend: Backend, jobs: Sequence[Manifest]) -> list[RunView]:
+    """`viewed` of each of many jobs: the pods of all come together, since a call for each takes seconds."""
+    pods = backend.pods_by_run()
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        views = [run_view(job, pods.get(job["metadata"]["name"], ())) for job in jobs]
+        return list(pool.map(partial(_warned, backend), views))
+
+
+def _warned(backend: Backend, view: RunView) -> RunView:
     if view.phase is not Phase.PENDING or view.pods or view.sentence:
         return view
     with contextlib.suppress(Refused):  # no right to read events: then it is not said

@@ -22,6 +22,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 RETRY_SECONDS = 6.0
 """A read is tried again for this long, so that a dead server is reported within 10 s."""
+PAGE = 250
 LONGEST_PAUSE = 4.0
 """Seconds between two tries, also where the server's Retry-After asks for more."""
 
@@ -60,6 +61,17 @@ class Api:
         """GET as JSON, repeated on 429, 5xx and cut connections for RETRY_SECONDS."""
         call = self.call(action, path)
         return retried(lambda left: self._json("GET", call, query, None, min(CONNECT_SECONDS, left)))
+
+    def pages(self, action: str, path: str, query: Query) -> Iterator[Manifest]:
+        """The items of a list that may be long, in pages of PAGE: a whole one would have to fit in memory as text."""
+        asked = {**query, "limit": str(PAGE)}
+        while True:
+            found = self.get(action, path, asked)
+            yield from found.get("items") or []
+            more = found["metadata"].get("continue")
+            if not more:
+                return
+            asked = {**asked, "continue": str(more)}
 
     def metadata(self, action: str, path: str) -> Manifest:
         """GET of an object's metadata alone: what else is in it stays on the server."""

@@ -106,6 +106,16 @@ class Cluster:
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
+    def pods_by_run(self) -> dict[str, list[Manifest]]:
+        """Every run's pods, by name; of each only what a view is made of, since there may be thousands."""
+        found: dict[str, list[Manifest]] = {}
+        for pod in self._api.pages("list pods", self._path("Pod"), {"labelSelector": LABEL_JOB_NAME}):
+            metadata = pod["metadata"]
+            metadata.pop("managedFields", None)  # half of it
+            kept = {"metadata": metadata, "status": pod.get("status") or {}}
+            found.setdefault(metadata["labels"][LABEL_JOB_NAME], []).append(kept)
+        return {run: sorted(pods, key=_name) for run, pods in found.items()}
+
     def newest_warning(self, run: str, uid: str) -> str:
         """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
         about = f"involvedObject.uid={uid},type=Warning"
