@@ -157,10 +157,13 @@ def viewed(backend: Backend, job: Manifest) -> RunView:
     return _warned(backend, run_view(job, backend.list_pods(job["metadata"]["name"])))
 
 
-def all_viewed(backend: Backend, jobs: Sequence[Manifest]) -> list[RunView]:
-    """`viewed` of each of many jobs: the pods of all come together, since a call for each takes seconds."""
-    pods = backend.pods_by_run()
+def all_viewed(backend: Backend) -> list[RunView]:
+    """`viewed` of every run, oldest first: the pods of all come together, since a call for each takes seconds."""
+    backend.now()  # a backend that connects does so here, once
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        coming = pool.submit(backend.pods_by_run)
+        jobs = listed(backend)
+        pods = coming.result()
         views = [run_view(job, pods.get(job["metadata"]["name"], ())) for job in jobs]
         return list(pool.map(partial(_warned, backend), views))
 

@@ -1,8 +1,8 @@
 """What a live screen shows of its runs: their jobs and pods looked at again, their logs read on from the last line.
 
 Draws nothing. Logs are read beside the looks, which wait for them a moment only: one node that does not answer must not
-blind the screen. A run that has ended costs no call any more; one that had ended before anybody looked is left out, but
-where it was named.
+blind the screen. Of a run that has ended no log is read any more; one that had ended before anybody looked is left out,
+but where it was named.
 """
 
 import contextlib
@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kctl.backends.protocol import Backend
-from kctl.backends.run_view import RunView, run_view
+from kctl.backends.run_view import RunView
 from kctl.errors import KctlError
-from kctl.manifest import Manifest
-from kctl.run.find import all_viewed, listed, viewed
+from kctl.run.find import all_viewed, look
 from kctl.run.logs import Begin, Tail, advanced
 from trainer.schema.messages import Step, parse_attempt_line, parse_step_line
 
@@ -96,20 +95,15 @@ class Gauges:
     def look(self) -> list[Gauge]:
         """The runs as they are now, in the order of their creation; a named one that is gone is left out."""
         if self._names:
-            jobs = [job for name in self._names if (job := self._backend.get_job(name)) is not None]
-            views = {_uid(job): viewed(self._backend, job) for job in jobs if _uid(job) not in self._ended}
+            views = [view for name in self._names if (view := look(self._backend, name)) is not None]
         else:
-            jobs = [job for job in listed(self._backend) if self._shown(job)]
-            fresh = [job for job in jobs if _uid(job) not in self._ended]
-            views = dict(zip(map(_uid, fresh), all_viewed(self._backend, fresh), strict=True))
-        self._read_on(views)
-        for uid, view in views.items():
+            views = [view for view in all_viewed(self._backend) if view.uid in self._logs or not view.phase.finished]
+        fresh = {view.uid: view for view in views if view.uid not in self._ended}
+        self._read_on(fresh)
+        for uid, view in fresh.items():
             if view.settled and self._logs[uid].idle.is_set():
                 self._ended[uid] = self._logs[uid].gauge(view)
-        return [self._ended.get(uid) or self._logs[uid].gauge(views[uid]) for uid in map(_uid, jobs)]
-
-    def _shown(self, job: Manifest) -> bool:
-        return _uid(job) in self._logs or not run_view(job, ()).phase.finished
+        return [self._ended.get(view.uid) or self._logs[view.uid].gauge(view) for view in views]
 
     def _read_on(self, views: dict[str, RunView]) -> None:
         """Have the logs read that nobody reads already, and wait a moment for all of them."""
@@ -128,7 +122,3 @@ class Gauges:
             log, view, first = self._to_read.get()
             log.read_on(self._backend, view, first)
             log.idle.set()
-
-
-def _uid(job: Manifest) -> str:
-    return str(job["metadata"].get("uid", ""))
