@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,21 +111,21 @@ def _verbs(fleet: Fleet) -> dict[str, tuple[list[str], int | None]]:
 def test_reading_verbs_answer_in_time(shell: Shell, fleet: Fleet, cache: Path, measured: Measured) -> None:
     """The fastest of three rounds counts: whatever else this machine does only adds. The median is printed, too."""
     verbs = _verbs(fleet)
-    rounds: dict[str, list[Took]] = {name: [] for name in ("--version", *verbs, "top")}
+    acts = {name: partial(_took, shell, *words, "-n", shell.namespace) for name, (words, _) in verbs.items()}
+    acts = {"--version": partial(_took, shell, "--version"), **acts, "top": partial(_one_look, shell)}
+    rounds: dict[str, list[Took]] = {name: [] for name in acts}
     for _ in range(ROUNDS):
-        rounds["--version"].append(_took(shell, "--version"))
-        for name, (words, code) in verbs.items():
-            took = _took(shell, *words, "-n", shell.namespace)
-            assert took.code == code or code is None, f"{name}: {took}"
-            rounds[name].append(took)
-        rounds["top"].append(_one_look(shell))
+        for name, act in acts.items():
+            rounds[name].append(act())
+    limit = SECONDS * _waits(rounds["--version"])
+    for name in [name for name, all_of in rounds.items() if _best(all_of) > limit]:  # perhaps there was no quiet moment
+        rounds[name] += [acts[name]() for _ in range(ROUNDS)]
     for name, all_of in rounds.items():
         seconds, mib = statistics.median(one.seconds for one in all_of), max(one.mib for one in all_of)
-        told = (
-            f"{seconds:.2f} s, at best {_best(all_of):.2f} s, of a processor {all_of[0].processor:.2f} s, {mib:.0f} MiB"
-        )
-        measured(f"{RUNS} runs, {PODS} pods: {name}: {told}")
-    limit = SECONDS * _waits(rounds["--version"])
+        told = f"{seconds:.2f} s, at best {_best(all_of):.2f} s, {mib:.0f} MiB"
+        measured(f"{RUNS} runs, {PODS} pods: {name}: {told} ({all_of[0].processor:.2f} s of a processor)")
+        expected = verbs[name][1] if name in verbs else all_of[0].code
+        assert expected is None or all(one.code == expected for one in all_of), f"{name}: {all_of}"
     slow = {name: _best(all_of) for name, all_of in rounds.items() if _best(all_of) > limit}
     large = {name: one.mib for name, all_of in rounds.items() for one in all_of if one.mib > MIB}
     assert not slow and not large, f"over {limit:.2f} s: {slow}; over {MIB} MiB: {large}"

@@ -125,9 +125,11 @@ class Api:
     ) -> Manifest:
         from urllib3.exceptions import HTTPError
 
-        response = self._open(method, call, query, body, (connect, READ_SECONDS), accept)
+        # Compressed, a list of a thousand pods is a tenth as long, and takes less of a processor than its decryption.
+        wanted = {"accept": accept, "accept-encoding": "gzip"}
+        response = self._open(method, call, query, body, (connect, READ_SECONDS), wanted)
         try:
-            value = json.loads(response.read())
+            value = json.loads(response.read(decode_content=True))
         except (HTTPError, OSError) as error:
             raise from_transport(error, call) from error
         except (ValueError, RecursionError):
@@ -148,7 +150,7 @@ class Api:
         query: Query | None,
         body: Manifest | None,
         seconds: tuple[float, float],
-        accept: str = "application/json",
+        wanted: dict[str, str] | None = None,
     ) -> Any:
         """The response, its body unread; any status but 2xx is raised."""
         from urllib3 import Timeout
@@ -159,7 +161,7 @@ class Api:
             response = self._pool.request(
                 method,
                 call.host + call.path + (f"?{urlencode(query)}" if query else ""),
-                headers={"accept": accept, "user-agent": "kctl", **self.headers()}
+                headers={"accept": "application/json", "user-agent": "kctl", **(wanted or {}), **self.headers()}
                 | ({"content-type": content} if body is not None else {}),
                 body=None if body is None else json.dumps(body).encode(),
                 timeout=Timeout(connect=seconds[0], read=seconds[1]),

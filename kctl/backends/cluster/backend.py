@@ -15,6 +15,7 @@ from typing import Any
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.pods import by_run
 from kctl.backends.cluster.queues import LABEL_JOB_UID, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
@@ -107,14 +108,8 @@ class Cluster:
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
 
     def pods_by_run(self) -> dict[str, list[Manifest]]:
-        """Every run's pods, by name; of each only what a view is made of, since there may be thousands."""
-        found: dict[str, list[Manifest]] = {}
-        for pod in self._api.pages("list pods", self._path("Pod"), {"labelSelector": LABEL_JOB_NAME}):
-            metadata = pod["metadata"]
-            metadata.pop("managedFields", None)  # half of it
-            kept = {"metadata": metadata, "status": pod.get("status") or {}}
-            found.setdefault(metadata["labels"][LABEL_JOB_NAME], []).append(kept)
-        return {run: sorted(pods, key=_name) for run, pods in found.items()}
+        """Every run's pods, by name."""
+        return by_run(self._api, self._path("Pod"))
 
     def newest_warning(self, run: str, uid: str) -> str:
         """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""
