@@ -23,8 +23,8 @@ SECONDS, MIB = 1.0, 150
 COMPLETED = 0.15
 ROUNDS = 3
 OF_ALL = ("list", "list -o json", "prune --dry-run", "top")
-"""Verbs that read every pod. Of these their own processor time counts: the server's part needs a quiet machine, and on a
-busy one 1 s by the clock was not reached (1.1 to 1.6 s). It is printed."""
+"""Verbs that read every pod. Of these their own processor time counts: the server's part needs a quiet machine, and on
+a busy one 1 s by the clock was not reached (1.1 to 1.6 s). It is printed."""
 
 Fleet = dict[str, list[str]]
 
