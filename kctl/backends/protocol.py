@@ -92,6 +92,10 @@ class Backend(LogSource, Protocol):
         """The run's pods that exist now, by name."""
         ...
 
+    def pods_by_run(self) -> dict[str, list[Manifest]]:
+        """What list_pods says of every run that has pods, by one call; of a pod its metadata and status alone."""
+        ...
+
     def newest_warning(self, run: str, uid: str) -> str:
         """What the cluster last complained about that very job, in one line; empty where it did not."""
         ...

@@ -92,7 +92,7 @@ def pod_view(pod: Manifest) -> PodView:
         life=int(life) if life.isdigit() else None,
         code=(state.get("terminated") or {}).get("exitCode"),
         message=replace(message, sentence=message.sentence and redacted(message.sentence)),
-        reason=redacted(_reason(status, state, ended)),
+        reason=redacted(reason) if (reason := _reason(status, state, ended)) else "",
         started=(state.get("running") or state.get("terminated") or {}).get("startedAt") or "",
     )
 

@@ -1,10 +1,11 @@
 """kctl list: every run, newest last."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from kctl import console
-from kctl.run.find import backend_of, listed, viewed
-from kctl.run.logs import with_progress
+from kctl.run.find import all_viewed, backend_of
+from kctl.run.logs import AT_A_GLANCE, with_progress
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, OutputOption
 from kctl.run.page import print_list
 
@@ -23,10 +24,10 @@ def list_runs(
       kctl list --local -o json
     """
     backend = backend_of("", local, namespace, context)
-    jobs = listed(backend)
-    if not jobs and output is Output.TABLE:
+    views = all_viewed(backend)
+    if not views and output is Output.TABLE:
         console.say(f"no runs {backend.where}")
         return
     with ThreadPoolExecutor(max_workers=8) as pool:
-        views = list(pool.map(lambda job: with_progress(backend, viewed(backend, job)), jobs))
+        views = list(pool.map(partial(with_progress, backend, recent=AT_A_GLANCE), views))
     print_list(views, output, backend.now())

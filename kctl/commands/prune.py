@@ -8,7 +8,7 @@ import typer
 from kctl import console
 from kctl.backends.run_view import RunView
 from kctl.commands.delete import OutputsOption, remove
-from kctl.run.find import backend_of, listed, viewed
+from kctl.run.find import all_viewed, backend_of
 from kctl.run.logs import parse_duration
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, Output, YesOption
 from kctl.run.page import print_list
@@ -32,7 +32,7 @@ def prune(
     """
     seconds = parse_duration(older_than, "--older-than")
     backend = backend_of("", local, namespace, context)
-    views = [viewed(backend, job) for job in listed(backend)]
+    views = all_viewed(backend)
     ended = [view for view in views if _ended_before(view, seconds, backend.now())]
     if not ended:
         console.say(f"no runs {backend.where} have ended that long ago")

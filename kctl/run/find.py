@@ -10,7 +10,9 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kctl import console
 from kctl.backends import open_backend
@@ -30,6 +32,7 @@ _WATCH_SECONDS = 10.0
 _TURN = 0.2
 _KIND = re.compile(r"pytorchjobs?(\.kubeflow\.org)?/")
 """Before a name in what `-o name` of kctl and kubectl print, so that it can be piped into the next verb."""
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,21 @@ def run_of_config(text: str) -> str | None:
 
 def viewed(backend: Backend, job: Manifest) -> RunView:
     """The run of `job` with its pods as they are now; where none could be made, with what the cluster says of that."""
-    view = run_view(job, backend.list_pods(job["metadata"]["name"]))
+    return _warned(backend, run_view(job, backend.list_pods(job["metadata"]["name"])))
+
+
+def all_viewed(backend: Backend) -> list[RunView]:
+    """`viewed` of every run, oldest first: the pods of all come together, since a call for each takes seconds."""
+    backend.now()  # a backend that connects does so here, once
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        coming = pool.submit(backend.pods_by_run)
+        jobs = listed(backend)
+        pods = coming.result()
+        views = [run_view(job, pods.get(job["metadata"]["name"], ())) for job in jobs]
+        return list(pool.map(partial(_warned, backend), views))
+
+
+def _warned(backend: Backend, view: RunView) -> RunView:
     if view.phase is not Phase.PENDING or view.pods or view.sentence:
         return view
     with contextlib.suppress(Refused):  # no right to read events: then it is not said

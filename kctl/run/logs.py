@@ -33,8 +33,9 @@ _IDLE_SECONDS = 5.0
 _RETRY_SECONDS = 2.0
 _RETRIES = 30
 """Streams in a row that the cluster may fail to give before a tail gives up: a minute."""
-_RECENT = 200
-"""Lines among which the newest step line is looked for first, so that days of log are not read for it."""
+RECENT, AT_A_GLANCE = 200, 20
+"""Lines among which the newest step line is looked for first, of one run and of each of many: days of log are not read
+for it."""
 _AT_ONCE, _AHEAD, _BLOCK = 4, 200, 1_000
 """Pods that are read at once, blocks of each that may wait for their turn, lines of a block."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -227,17 +228,20 @@ def _follow_pod(
         over.wait(pause)
 
 
-def with_progress(backend: Backend, view: RunView) -> RunView:
+def with_progress(backend: Backend, view: RunView, recent: int = RECENT) -> RunView:
     """`view` with attempt, step, loss and time left from its first pod's log, where it runs or never told."""
     if view.step is not None and view.phase.finished:
         return view
-    for begin in (Begin(tail=_RECENT), Begin()):
-        newest = None
+    for begin in (Begin(tail=recent), Begin(tail=10 * recent), Begin()):
+        newest, attempt = None, view.attempt
         for pod in view.pods[:1]:
+            if pod.phase == "Pending" and pod.life is None:
+                continue
             with contextlib.suppress(NotFound, Refused):
                 for line in read_all(backend, [pod.name], begin):
                     newest = parse_step_line(line.text) or newest
-                    view = replace(view, attempt=parse_attempt_line(line.text) or view.attempt)
+                    attempt = parse_attempt_line(line.text) or attempt
+        view = replace(view, attempt=attempt)
         if newest is not None:
             return advanced(view, newest)
     return view

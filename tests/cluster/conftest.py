@@ -34,6 +34,7 @@ ALONE = (
     "test_pods_demo",
     "test_pods_pull",
     "test_cluster_throughput",
+    "test_cluster_many",
     "test_pods_api_faults",
     "test_cluster_watching",
     "test_cluster_lifecycle",

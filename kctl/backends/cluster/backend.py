@@ -15,6 +15,7 @@ from typing import Any
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.pods import by_run
 from kctl.backends.cluster.queues import LABEL_JOB_UID, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
@@ -107,6 +108,10 @@ class Cluster:
         """The run's pods that exist now, by name."""
         query = {"labelSelector": f"{LABEL_JOB_NAME}={run}"}
         return sorted(_items(self._api.get(f"list pods of {run}", self._path("Pod"), query), "Pod"), key=_name)
+
+    def pods_by_run(self) -> dict[str, list[Manifest]]:
+        """Every run's pods, by name."""
+        return by_run(self._api, self._path("Pod"))
 
     def newest_warning(self, run: str, uid: str) -> str:
         """The newest warning among the events of that very job, e.g. that a quota forbids its pods."""

@@ -125,6 +125,11 @@ class Local:
         supervised = _supervised(place)
         return [pod if supervised else _as_it_is(place, pod) for pod in pods]
 
+    def pods_by_run(self) -> dict[str, list[Manifest]]:
+        """Pods of every run here."""
+        names = [str(job["metadata"]["name"]) for job in self.list_jobs()]
+        return {name: self.list_pods(name) for name in names}
+
     def newest_warning(self, run: str, uid: str) -> str:
         """A local job's pods are always made."""
         return ""
