@@ -29,11 +29,11 @@ from trainer.schema.memory import ROW, FullRun, Machines, too_large
 from trainer.schema.memory_plan import (
     ALL_LAYERS,
     MARGIN,
-    MOMENTARY,
     Costs,
     MemoryPlan,
     choose,
     engine_bytes,
+    momentary_bytes,
     planned,
     wanted_tokens,
 )
@@ -111,7 +111,7 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
         fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
         costs = Costs(max(fixed, all_fixed), slope, all_slope, layers)
     plan = planned(costs, -least, told, max(lengths), wanted)
-    return replace(plan, held=held, momentary=MOMENTARY * trained)
+    return replace(plan, held=held, momentary=momentary_bytes(trained, ranks.world))
 
 
 def replayed(replays: Replays, model: Any, plan: MemoryPlan, data: Items, ranks: Ranks) -> str:
@@ -132,12 +132,14 @@ def worst(values: list[float], ranks: Ranks) -> list[float]:
 
 
 def room(trained: int, ranks: Ranks) -> tuple[float, float]:
-    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use."""
+    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use: recorded
+    rows keep theirs while the engine steps."""
     engine = sum(engine_bytes(trained, ranks.world).values())
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(ranks.device)
     allowed = torch.cuda.get_per_process_memory_fraction(ranks.device) * total
     rest = min(free, allowed - torch.cuda.memory_reserved(ranks.device)) - engine - MARGIN * min(total, allowed)
+    rest -= momentary_bytes(trained, ranks.world)
     return torch.cuda.memory_allocated(ranks.device) + engine, -rest
 
 

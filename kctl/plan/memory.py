@@ -7,14 +7,12 @@ from kctl.config.kubernetes_names import quantity
 from kctl.plan.question import Question
 from trainer.schema.gpus import Machine
 from trainer.schema.memory import ROW, TOKEN_BYTES, FullRun, Machines, too_large
-from trainer.schema.memory_plan import MARGIN, MOMENTARY, wanted_tokens
+from trainer.schema.memory_plan import MARGIN, momentary_bytes, wanted_tokens
 from trainer.schema.packing import ROW_MULTIPLE, Packing, Rows, pack
 from trainer.schema.parameters import lora_parameters, total_parameters
 from trainer.schema.row_bytes import BESIDE, held_bytes, logit_bytes, row_plan, trained_parameters
 
 GIB = 2.0**30
-TIGHT = 1.03
-"""Times the GPU's memory: a run that counted up to 1.02 had enough, since torch gives back what lies idle."""
 STEPS = 16
 """Steps that are packed to see how long rows and steps are."""
 MOST_PACKED = 65_536
@@ -48,11 +46,6 @@ class Memory:
         """All parts together."""
         return sum(self.parts.values())
 
-    @property
-    def tight(self) -> bool:
-        """It fits by the trainer's measure, and the parts that this leaves to its margin may be too many."""
-        return self.fits and self.needed > TIGHT * self.total
-
 
 def memory_of(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     """What each GPU holds, and some steps packed accordingly."""
@@ -79,12 +72,12 @@ def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     train, shape, lengths = question.train, question.shape, question.lengths
     total, longest = machine.gpu.memory_gib * GIB, max(lengths.tokens)
     held = held_bytes(shape, train, machine.ranks)
-    free = total - BESIDE - sum(held.values()) - MARGIN * total
+    moment = momentary_bytes(trained_parameters(shape, train), machine.ranks)
+    free = total - BESIDE - sum(held.values()) - moment - MARGIN * total
     plan = row_plan(shape, train, free, wanted_tokens(lengths.mean, train, machine.ranks), longest)
     packed = _packed(question, machine, plan.ceiling)
     assert plan.costs is not None
     rows = plan.costs.peak(_longest(packed), plan.recomputed)
-    moment = MOMENTARY * float(trained_parameters(shape, train))
     parts = {**held, "activations": rows, "logits": logit_bytes(shape), "step": moment, "workspace": BESIDE}
     fits = plan.costs.peak(plan.ceiling, plan.recomputed) <= free
     state = sum(held.values()) / GIB

@@ -14,7 +14,7 @@ from trainer import startup
 from trainer.distributed import Ranks
 from trainer.errors import ConfigError
 from trainer.fast.layers import recompute_first
-from trainer.schema.memory_plan import CEILINGS, Costs, choose
+from trainer.schema.memory_plan import CEILINGS, MOMENTARY, Costs, choose, momentary_bytes
 
 QWEN3_30B = Costs(2e8, 3.3e6, 3.4e5, 48)
 """About what one H200 showed: 26 GiB for a row of 8,192 tokens."""
@@ -54,6 +54,13 @@ def test_every_plan_fits_or_is_the_smallest(
     assert plan.peak(plan.ceiling) <= free or (plan.ceiling, plan.recomputed) == (longest, layers)
     more = choose(costs, free * 2 + 1, tokens, longest)
     assert more.recomputed == 0 or more.ceiling >= plan.ceiling
+
+
+def test_what_a_step_takes_is_a_ranks_share_and_a_tensor_at_its_edge() -> None:
+    trained = 400_000_000
+    assert momentary_bytes(trained, 1) == MOMENTARY * trained
+    assert momentary_bytes(trained, 8) == MOMENTARY * (trained / 8 + 25_000_000)
+    assert momentary_bytes(1_000_000, 8) == MOMENTARY * 1_000_000
 
 
 def test_only_the_first_layers_are_recomputed(tmp_path: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.measured_rows import Row, measured_rows, scaled
 from trainer.schema.gpus import GPUS, Machine
 from trainer.schema.memory import TOKEN_BYTES, FullRun
-from trainer.schema.memory_plan import MARGIN, MOMENTARY, wanted_tokens
+from trainer.schema.memory_plan import MARGIN, momentary_bytes, wanted_tokens
 from trainer.schema.packing import ROW_MULTIPLE, Packing, Rows, pack
 from trainer.schema.parameters import Shape, known_models, shape_of, total_parameters
 from trainer.schema.row_bytes import BESIDE, held_bytes, logit_bytes, row_plan, trained_parameters
@@ -40,14 +40,14 @@ def test_memory_and_the_plan_of_rows(row: Row) -> None:
     held = held_bytes(row.shape, row.train, 1)
     total = row.gpu_gib * GIB
     beside = BESIDE if row.gpu_gib > 100 else 0.0  # where less may be used, that is torch's alone
-    free = total - beside - sum(held.values()) - MARGIN * total
+    moment = momentary_bytes(trained_parameters(row.shape, row.train), 1)
+    free = total - beside - sum(held.values()) - moment - MARGIN * total
     wanted = wanted_tokens(sum(row.lengths) / len(row.lengths), row.train, 1)
     plan = row_plan(row.shape, row.train, free, wanted, max(row.lengths))
-    assert plan.ceiling == row.ceiling
-    assert abs(plan.recomputed - row.recomputed) <= 2
-    assert plan.costs is not None
-    activations = plan.costs.peak(longest(packed(row, plan.ceiling), row.lengths), plan.recomputed)
-    moment = MOMENTARY * trained_parameters(row.shape, row.train)
+    assert plan.ceiling == row.ceiling and plan.costs is not None
+    # The rows were measured when the step's moment was not counted: where it is large, more is recomputed now.
+    assert -2 <= plan.recomputed - row.recomputed <= (2 if moment < 1 * GIB else 14)
+    activations = plan.costs.peak(longest(packed(row, plan.ceiling), row.lengths), row.recomputed)
     planned = (sum(held.values()) + activations + logit_bytes(row.shape) + moment) / GIB
     assert planned == pytest.approx(row.reserved_gib, rel=0.10)
     assert planned == pytest.approx(row.reserved_gib, rel=0.04)
@@ -86,7 +86,7 @@ def test_an_8_layer_mixture_on_an_h100() -> None:
     assert seconds == pytest.approx(0.257, rel=0.15)
     plan = row_plan(shape, train, 50 * GIB, 16_384, 425)
     assert plan.costs is not None
-    held = sum(held_bytes(shape, train, 1).values()) + MOMENTARY * trained_parameters(shape, train)
+    held = sum(held_bytes(shape, train, 1).values()) + momentary_bytes(trained_parameters(shape, train), 1)
     planned = held + plan.costs.peak(longest(rows, lengths), 0) + logit_bytes(shape)
     assert planned / GIB == pytest.approx(29.6, rel=0.10)
 
