@@ -58,7 +58,7 @@ def planned(row: Row, folder: Path, card: str) -> dict[str, Any]:
     (folder / "row.yaml").write_text(json.dumps(config(row)))
     words = ["row.yaml", "--model", "model", "--stats", "report.json", "--gpu", card, "-o", "json"]
     told = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    path = os.pathsep.join(os.path.abspath(one) for one in (Path(__file__).parents[2], *told))
+    path = os.pathsep.join(str(Path(one).resolve()) for one in (Path(__file__).parents[2], *told))
     command = [sys.executable, "-m", "kctl", "plan", *words]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     if done.returncode:
