@@ -1,5 +1,6 @@
 """How rows are sized and layers recomputed, and the lines that say so before the first step."""
 
+import json
 import os
 import warnings
 from dataclasses import replace
@@ -25,7 +26,7 @@ from trainer.run import autocast
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
-from trainer.schema.memory import ROW, FullRun, Machines, too_large
+from trainer.schema.memory import ROW, FullRun, Machines, full_run, too_large
 from trainer.schema.memory_plan import (
     ALL_LAYERS,
     MARGIN,
@@ -38,6 +39,7 @@ from trainer.schema.memory_plan import (
     wanted_tokens,
 )
 from trainer.schema.packing import ROW_MULTIPLE, Packing
+from trainer.schema.parameters import shape_of
 from trainer.schema.schedule import steps_per_epoch, total_steps
 
 
@@ -80,10 +82,18 @@ def check_full(train: TrainConfig, base: Path, ranks: Ranks, data: Items) -> Non
     memory = torch.cuda.get_device_properties(ranks.device).total_memory
     memory *= torch.cuda.get_per_process_memory_fraction(ranks.device)
     nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    run = FullRun(meta_counts(train, base).total, train.precision, train.ops.offload, row)
-    reason = too_large(run, Machines(ranks.world, memory, nodes, host_memory()))
+    reason = too_large(_full_run(train, base, row), Machines(ranks.world, memory, nodes, host_memory()))
     if reason is not None:
         raise ConfigError(reason)
+
+
+def _full_run(train: TrainConfig, base: Path, row: int) -> FullRun:
+    """Without what is exchanged, whose size was fitted to few runs: what is refused for the rest has no chance."""
+    try:
+        shape = shape_of(json.loads((base / "config.json").read_text(encoding="utf-8")))
+        return replace(full_run(shape, train, row), units=0)
+    except ConfigError:  # a kind of model whose sizes kctl does not know
+        return FullRun(meta_counts(train, base).total, train.precision, train.ops.offload, row)
 
 
 def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:

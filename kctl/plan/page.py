@@ -16,6 +16,7 @@ PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer, this GPU's share",
     "buckets": "buffers of the reduction",
+    "units": "gathered weights, their gradients",
     "activations": "activations of the longest row",
     "logits": "logits of 256 labels",
     "step": "the optimiser's step, for a moment",
