@@ -1,5 +1,6 @@
 """How rows are sized and layers recomputed, and the lines that say so before the first step."""
 
+import json
 import os
 import warnings
 from dataclasses import replace
@@ -25,19 +26,20 @@ from trainer.run import autocast
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
-from trainer.schema.memory import ROW, FullRun, Machines, too_large
+from trainer.schema.memory import ROW, FullRun, Machines, full_run, too_large
 from trainer.schema.memory_plan import (
     ALL_LAYERS,
     MARGIN,
-    MOMENTARY,
     Costs,
     MemoryPlan,
     choose,
     engine_bytes,
+    momentary_bytes,
     planned,
     wanted_tokens,
 )
 from trainer.schema.packing import ROW_MULTIPLE, Packing
+from trainer.schema.parameters import shape_of
 from trainer.schema.schedule import steps_per_epoch, total_steps
 
 
@@ -80,10 +82,18 @@ def check_full(train: TrainConfig, base: Path, ranks: Ranks, data: Items) -> Non
     memory = torch.cuda.get_device_properties(ranks.device).total_memory
     memory *= torch.cuda.get_per_process_memory_fraction(ranks.device)
     nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    run = FullRun(meta_counts(train, base).total, train.precision, train.ops.offload, row)
-    reason = too_large(run, Machines(ranks.world, memory, nodes, host_memory()))
+    reason = too_large(_full_run(train, base, row), Machines(ranks.world, memory, nodes, host_memory()))
     if reason is not None:
         raise ConfigError(reason)
+
+
+def _full_run(train: TrainConfig, base: Path, row: int) -> FullRun:
+    """Without what is exchanged, whose size was fitted to few runs: what is refused for the rest has no chance."""
+    try:
+        shape = shape_of(json.loads((base / "config.json").read_text(encoding="utf-8")))
+        return replace(full_run(shape, train, row), units=0)
+    except ConfigError:  # a kind of model whose sizes kctl does not know
+        return FullRun(meta_counts(train, base).total, train.precision, train.ops.offload, row)
 
 
 def fit_into_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packed: bool) -> MemoryPlan:
@@ -111,7 +121,7 @@ def plan_memory(model: Any, train: TrainConfig, ranks: Ranks, data: Items, packe
         fixed, slope, all_fixed, all_slope = worst([*kept, *measure(model, ranks.device, bf16, recomputed=True)], ranks)
         costs = Costs(max(fixed, all_fixed), slope, all_slope, layers)
     plan = planned(costs, -least, told, max(lengths), wanted)
-    return replace(plan, held=held, momentary=MOMENTARY * trained)
+    return replace(plan, held=held, momentary=momentary_bytes(trained, ranks.world))
 
 
 def replayed(replays: Replays, model: Any, plan: MemoryPlan, data: Items, ranks: Ranks) -> str:
@@ -132,12 +142,14 @@ def worst(values: list[float], ranks: Ranks) -> list[float]:
 
 
 def room(trained: int, ranks: Ranks) -> tuple[float, float]:
-    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use."""
+    """Bytes of this GPU that the model holds once the engine is there, and, negative, those that rows may use: recorded
+    rows keep theirs while the engine steps."""
     engine = sum(engine_bytes(trained, ranks.world).values())
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(ranks.device)
     allowed = torch.cuda.get_per_process_memory_fraction(ranks.device) * total
     rest = min(free, allowed - torch.cuda.memory_reserved(ranks.device)) - engine - MARGIN * min(total, allowed)
+    rest -= momentary_bytes(trained, ranks.world)
     return torch.cuda.memory_allocated(ranks.device) + engine, -rest
 
 

@@ -21,8 +21,7 @@ from kctl.manifest.preflight import check
 from kctl.manifest.values import Values, values_of
 from trainer.schema import contract
 from trainer.schema.identity import canonical
-from trainer.schema.memory import ROW, FullRun, Machines, too_large
-from trainer.schema.parameters import total_parameters
+from trainer.schema.memory import ROW, Machines, full_run, too_large
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -75,7 +74,7 @@ def _too_large(config: RunConfig, profile: ClusterProfile) -> list[str]:
     if train.method != "full" or config.shape is None or profile.gpu is None:
         return []
     row = ROW if tokens == "auto" else tokens
-    run = FullRun(total_parameters(config.shape), train.precision, train.ops.offload, row)
+    run = full_run(config.shape, train, row)
     host = float(quantity(profile.memory))
     machines = Machines(config.cluster.ranks, profile.gpu.memory_gib * 2**30, config.cluster.nodes, host)
     reason = too_large(run, machines)

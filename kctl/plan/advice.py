@@ -6,12 +6,9 @@ from dataclasses import replace
 from kctl.plan.estimate import Estimate, estimate
 from kctl.plan.question import Question
 from trainer.schema.gpus import GPUS, Gpu, Machine
-from trainer.schema.memory_plan import CEILINGS
 
 COUNTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8), (16, 8))
 """Nodes and GPUs of each that are tried, the fewest first."""
-ROWS = (*CEILINGS, 2_048, 1_024)
-"""Tokens of a row that are tried where memory is short."""
 
 
 def where(machine: Machine) -> str:
@@ -21,27 +18,15 @@ def where(machine: Machine) -> str:
 
 
 def smallest(question: Question, cards: list[Gpu]) -> Estimate | None:
-    """On the fewest GPUs that it fits on, if need be in shorter rows, of the card with the least memory; else None."""
+    """On the fewest GPUs that it fits on, of the card with the least memory; else None."""
     for nodes, gpus in COUNTS:
         for card in cards:
             machine = Machine(card, nodes, gpus, rdma=bool(question.loaded.profile.rdma))
             if machine.ranks > question.train.global_batch_size:
                 return None
             found = estimate(replace(question, machine=machine, measured=None))
-            if found.memory is not None and found.memory.tight:
-                found = shorter_rows(found) or found
-            if found.memory is not None and found.memory.fits and not found.memory.tight:
+            if found.memory is not None and found.memory.fits:
                 return found
-    return None
-
-
-def shorter_rows(found: Estimate) -> Estimate | None:
-    """The same with the longest of ROWS that leave room; None where none do."""
-    longest = found.memory.row if found.memory is not None else 0
-    for rows in (one for one in ROWS if max(found.question.lengths.tokens) <= one < longest):
-        other = estimate(replace(found.question, max_tokens=rows))
-        if other.memory is not None and other.memory.fits and not other.memory.tight:
-            return other
     return None
 
 
@@ -52,19 +37,9 @@ def advice(found: Estimate) -> list[str]:
 
 def _memory(found: Estimate) -> Iterator[str]:
     memory = found.memory
-    if memory is None or (memory.fits and not memory.tight):
+    if memory is None or memory.fits:
         return
-    shorter = shorter_rows(found) if memory.tight else None
-    if memory.problem:
-        yield memory.problem
-    else:
-        yield (
-            "the optimiser's step may run out of memory: the next attempt then recomputes all layers, in rows of at "
-            "most 4,096 tokens, and is slower"
-        )
-    if shorter is not None and shorter.time is not None:
-        yield f"--set train.ops.max_tokens={shorter.question.max_tokens} has room: {shorter.time.step:.3g} s a step"
-        return
+    yield memory.problem
     least = smallest(found.question, list(GPUS.values()))
     if least is not None and least.question.machine is not None:
         yield f"it fits on {where(least.question.machine)}"
@@ -109,7 +84,7 @@ def _fewer(found: Estimate) -> Iterator[str]:
         return
     nodes, gpus = (machine.nodes // 2, machine.gpus_per_node) if machine.nodes > 1 else (1, machine.gpus_per_node // 2)
     other = estimate(replace(question, machine=replace(machine, nodes=nodes, gpus_per_node=gpus)))
-    if other.time is None or other.memory is None or not other.memory.fits or other.memory.tight:
+    if other.time is None or other.memory is None or not other.memory.fits:
         return
     ratio = other.time.step / time.step
     if ratio < 1.6:

@@ -38,7 +38,6 @@ def as_data(found: Estimate) -> dict[str, Any]:
 def _memory(memory: Memory) -> dict[str, Any]:
     return {
         "fits": memory.fits,
-        "tight": memory.tight,
         "needed_bytes": round(memory.needed),
         "gpu_bytes": round(memory.total),
         "parts_bytes": {name: round(value) for name, value in memory.parts.items()},

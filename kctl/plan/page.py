@@ -16,6 +16,7 @@ PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer, this GPU's share",
     "buckets": "buffers of the reduction",
+    "units": "gathered weights, their gradients",
     "activations": "activations of the longest row",
     "logits": "logits of 256 labels",
     "step": "the optimiser's step, for a moment",
@@ -80,13 +81,11 @@ def _column(found: Estimate) -> dict[str, str]:
 def on(found: Estimate) -> str:
     """The machine in words."""
     machine = found.question.machine
-    rows = found.question.max_tokens
-    more = "" if rows is None else f" with train.ops.max_tokens={rows}"
-    return (where(machine) if machine else f"{found.question.ranks} CPU processes") + more
+    return where(machine) if machine else f"{found.question.ranks} CPU processes"
 
 
 def _word(memory: Memory) -> str:
-    return ("barely" if memory.tight else "yes") if memory.fits else "no"
+    return "yes" if memory.fits else "no"
 
 
 def _fits(found: Estimate) -> str:

@@ -52,15 +52,10 @@ class Question:
     """None: a run on CPUs, of which an earlier run alone tells time and memory."""
     lengths: Lengths
     measured: Measured | None
-    max_tokens: int | None = None
-    """train.ops.max_tokens, where a plan looks for one that fits; None: the config's."""
 
     @property
     def train(self) -> TrainConfig:
-        train = self.loaded.config.train
-        if self.max_tokens is None:
-            return train
-        return train.model_copy(update={"ops": train.ops.model_copy(update={"max_tokens": self.max_tokens})})
+        return self.loaded.config.train
 
     @property
     def step_items(self) -> int:

@@ -1,5 +1,7 @@
 """Which rows and recomputed layers are chosen for the memory that is free, and which runs have no chance."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,9 @@ from trainer import startup
 from trainer.distributed import Ranks
 from trainer.errors import ConfigError
 from trainer.fast.layers import recompute_first
-from trainer.schema.memory_plan import CEILINGS, Costs, choose
+from trainer.schema.memory import ROW, full_run
+from trainer.schema.memory_plan import CEILINGS, MOMENTARY, Costs, choose, momentary_bytes
+from trainer.schema.parameters import shape_of
 
 QWEN3_30B = Costs(2e8, 3.3e6, 3.4e5, 48)
 """About what one H200 showed: 26 GiB for a row of 8,192 tokens."""
@@ -56,6 +60,13 @@ def test_every_plan_fits_or_is_the_smallest(
     assert more.recomputed == 0 or more.ceiling >= plan.ceiling
 
 
+def test_what_a_step_takes_is_a_ranks_share_and_a_tensor_at_its_edge() -> None:
+    trained = 400_000_000
+    assert momentary_bytes(trained, 1) == MOMENTARY * trained
+    assert momentary_bytes(trained, 8) == MOMENTARY * (trained / 8 + 25_000_000)
+    assert momentary_bytes(1_000_000, 8) == MOMENTARY * 1_000_000
+
+
 def test_only_the_first_layers_are_recomputed(tmp_path: Any) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -76,13 +87,15 @@ def test_a_full_run_that_cannot_fit_is_refused_by_the_gpu_that_it_gets(
     base = tiny_dense(tmp_path, family="qwen3", vocabulary=300)
     data: Any = type("Items", (), {"__len__": lambda self: 2, "length": lambda self, item: 100 + item})()
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
-    memory = SimpleNamespace(total_memory=30 * GIB)
+    full = train_config(method="full", precision="bf16")
+    run = full_run(shape_of(json.loads((base / "config.json").read_text())), full, ROW)
+    need = replace(run, units=0).on_gpu(1)
+    memory = SimpleNamespace(total_memory=need / 0.48 + 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     gpu = Ranks(0, 1, torch.device("cuda"))
-    full = train_config(method="full", precision="bf16")
     startup.check_full(full, base, gpu, data)
-    memory.total_memory = 28 * GIB
-    with pytest.raises(ConfigError, match=r"on each of 1 GPUs, of whose 14\.0 GiB 13\.4 can be used; what"):
+    memory.total_memory = need / 0.48 - 100
+    with pytest.raises(ConfigError, match=r"on each of 1 GPUs, of whose 0\.\d GiB 0\.\d can be used; what"):
         startup.check_full(full, base, gpu, data)
     rows = train_config(method="full", precision="bf16", ops={"max_tokens": 1024})
     startup.check_full(rows, base, gpu, data)

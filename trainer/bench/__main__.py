@@ -55,7 +55,9 @@ def main() -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
-        print(json.dumps(measured(Row(**json.loads(arguments.one)))))
+        figures = json.dumps(measured(Row(**json.loads(arguments.one))))
+        if os.environ.get("RANK", "0") == "0":
+            print(figures)
         return 0
     wanted = arguments.rows or [row.name for row in ROWS]
     chosen = [row for row in ROWS if row.name in wanted]
@@ -86,10 +88,13 @@ def measured(row: Row) -> dict[str, Any]:
 
 def in_process(row: Row) -> dict[str, Any]:
     """The row and its figures, or `error` with the last line of what its process said."""
-    command = [sys.executable, "-m", "trainer.bench", "--one", json.dumps(asdict(row))]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={row.ranks}"]
+    one = ["-m", "trainer.bench", "--one", json.dumps(asdict(row))]
+    command = [sys.executable, *(several if row.ranks > 1 else []), *one]
     single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     start = time.monotonic()
-    done = subprocess.run(command, env={**os.environ, **single}, capture_output=True, text=True)
+    environment = {**os.environ, **({} if row.ranks > 1 else single)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     wall = time.monotonic() - start
     lines = done.stdout.strip().splitlines()
     log = [text for text in lines if not text.startswith("{")]

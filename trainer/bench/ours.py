@@ -41,7 +41,10 @@ def run_config(row: Row) -> TrainConfig:
         "epochs": 1000,
         "precision": "bf16" if torch.cuda.is_available() else "fp32",
     }
-    return validated(TrainConfig, value | ({"lora": lora} if row.method == "lora" else {}), "bench")
+    if row.method == "lora":
+        value["lora"] = lora | row.fields.get("lora", {})
+    other = {name: given for name, given in row.fields.items() if name != "lora"}
+    return validated(TrainConfig, value | other, "bench")
 
 
 def measure(row: Row) -> dict[str, Any]:

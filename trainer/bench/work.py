@@ -7,15 +7,23 @@ import json
 import math
 import random
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from trainer.dataset.prepared import KIND_ANSWER, KIND_CONTEXT, REPORT, ItemsWriter
 from trainer.dataset.report import Report
+from trainer.schema.parameters import known_models
 
 ANSWER_SHARE = 6
 """One token in this many, at an item's end, is trained."""
@@ -29,6 +37,7 @@ class Row:
     engine: str = "ours"
     """ours, hf (a plain loop over transformers and PEFT) or trl."""
     model: str = "qwen3-30b"
+    """As model_config() has it."""
     method: str = "lora"
     rank: int = 64
     expert_rank: int = 0
@@ -47,6 +56,10 @@ class Row:
     options: str = ""
     """Words that the other engines know: eager, padded=8, packed, checkpointing."""
     steps: int = 6
+    ranks: int = 1
+    """GPUs, of ours."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of the config's section train that this row has otherwise, of ours; `lora` field by field."""
 
     @property
     def longest(self) -> int:
@@ -66,7 +79,8 @@ def item_lengths(row: Row) -> list[int]:
 
 
 def model_config(name: str) -> PreTrainedConfig:
-    """qwen3-30b (a mixture, 30.5 B parameters, 3.3 B a token), qwen3-8b and qwen3-4b (dense) or tiny (a mixture)."""
+    """qwen3-30b (a mixture, 30.5 B parameters, 3.3 B a token), qwen3-8b and qwen3-4b (dense), tiny (a mixture), or
+    `NAME LAYERS`: so many layers of a model of trainer.schema.parameters.known_models()."""
     dense = {"num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 36, "num_attention_heads": 32}
     large = {"vocab_size": 151_936, "rope_theta": 1e6, "max_position_embeddings": 262_144}
     if name == "qwen3-30b":
@@ -85,7 +99,11 @@ def model_config(name: str) -> PreTrainedConfig:
             num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, intermediate_size=64, vocab_size=512,
             norm_topk_prob=True, mlp_only_layers=[], max_position_embeddings=4096,
         )  # fmt: skip
-    raise ValueError(f"no model {name!r}: qwen3-30b, qwen3-8b, qwen3-4b or tiny")
+    known, _, layers = name.partition(" ")
+    if known in known_models() and layers.isdigit():
+        config = {**known_models()[known], "num_hidden_layers": int(layers)}
+        return AutoConfig.for_model(config.pop("model_type"), **config)
+    raise ValueError(f"no model {name!r}: qwen3-30b, qwen3-8b, qwen3-4b, tiny, or e.g. 'Qwen3-4B 36'")
 
 
 def random_model(row: Row, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
@@ -137,5 +155,6 @@ def write_items(row: Row, folder: Path) -> None:
 def shrunk(row: Row) -> Row:
     """The same row at a size that a CPU trains in seconds, to see that it runs."""
     return replace(
-        row, model="tiny", items=min(row.items, 6), lengths="48", rank=4, expert_rank=min(row.expert_rank, 2), steps=3
-    )
+        row, model="tiny", items=min(row.items, 6), lengths="48", rank=4, expert_rank=min(row.expert_rank, 2), steps=3,
+        fields={},
+    )  # fmt: skip

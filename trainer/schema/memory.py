@@ -1,19 +1,36 @@
-"""Whether all parameters of a model can be trained on given machines: arithmetic that kctl and the trainer share."""
+"""What training every parameter of a model takes on given machines: arithmetic that kctl and the trainer share.
+
+Of a GPU's memory all terms but one are counted from the code: the rank's share of weights and state; the copy of
+gradients that DeepSpeed's step makes of a sub-group (stage3.py, _prepare_fp32_grad_for_sub_group); each layer's input
+and one layer's recompute, as rows of LoRA runs have them; logits. The rest, weights gathered and gradients on their way
+to their share, is UNIT_ALONE or UNIT_TOGETHER bytes for each weight of the two largest units that a row meets. These
+two numbers, and that form, were fitted to seven runs (torch's reserved memory, rank 0; each is then within 2 %): Qwen3
+1.7B and 3 layers of Qwen3-30B-A3B on one H100; 4B and 5 layers with and without offload, and 1 layer, on two. No other
+run was measured, so nothing says how far off it is on 8 GPUs, or of another model.
+"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from trainer.schema.config import TrainConfig
+from trainer.schema.parameters import Shape, total_parameters
+from trainer.schema.row_bytes import layer_input_bytes, logit_bytes, recomputed_layer_bytes
 
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
 """A parameter's, divided by the ranks."""
 STATE_BYTES = 16
 """A parameter's in fp32, divided by the ranks: the sum of its gradients, its master, two moments."""
-OFFLOADED_BYTES = 20
-"""The same in host memory, divided by the nodes: DeepSpeed sums gradients up in one place and steps from another.
-Measured: 20.5 (Qwen3 4B) and 23.4 (a mixture of 3.7 B), since what is pinned of it comes in powers of two."""
-TOKEN_BYTES = 1_800_000
-"""A row's token beside the state, roughly: Qwen3 4B took 14 GiB for rows of 8,192 tokens on one GPU, with all layers
-recomputed; gathered weights and buffers are in it. On each of two GPUs later: 17 GiB, with offload 12."""
+OFFLOADED_BYTES = 24
+"""The same in host memory, at most, divided by the nodes: DeepSpeed sums gradients up in one place and steps from
+another. Measured: 20.5 (Qwen3 4B) and 23.5 (a mixture of 3.7 B), since what is pinned of it comes in powers of two."""
+UNIT_ALONE, UNIT_TOGETHER = 7.5, 12.75
+"""Bytes that torch reserves for each weight of the two largest units, on one GPU and on each of several."""
+SUB_GROUP = 1_000_000_000
+"""Of a rank's share, so many parameters are stepped at a time, DeepSpeed's sub_group_size."""
+MOST_GPUS = 1024
+"""That are proposed."""
 ROW = 8192
 """Tokens of a row on a GPU, where ops.max_tokens is auto."""
 _USABLE = 0.96
@@ -36,25 +53,61 @@ class Machines:
 
 @dataclass(frozen=True)
 class FullRun:
-    """What decides how much memory a full-parameter run takes."""
+    """What decides how much memory a full-parameter run takes; of a model of unknown sizes its state alone is known."""
 
     parameters: int
     precision: Literal["bf16", "fp32"]
     offload: bool
     row: int = ROW
     """Tokens."""
+    units: int = 0
+    """Weights of the two largest units that a row meets: embedding, head, a layer's experts, a matrix."""
+    token_bytes: float = 0.0
+    """Of a row's token."""
+    logit_bytes: float = 0.0
+
+    def parts(self, gpus: int) -> dict[str, float]:
+        """Bytes on each GPU, as torch reserves them."""
+        share, held = self.parameters / gpus, not self.offload
+        return {
+            "weights": WEIGHT_BYTES[self.precision] * share,
+            "gradients": 4.0 * share * held,
+            "optimizer": 12.0 * share * held,
+            "units": self.units * (UNIT_ALONE if gpus == 1 else UNIT_TOGETHER),
+            "activations": self.token_bytes * self.row,
+            "logits": self.logit_bytes,
+            "step": 4.0 * min(share, SUB_GROUP) * held,
+        }
+
+    def state(self, gpus: int) -> float:
+        """Bytes of weights and state on each GPU."""
+        return (WEIGHT_BYTES[self.precision] + STATE_BYTES * (not self.offload)) * self.parameters / gpus
 
     def on_gpu(self, gpus: int) -> float:
-        """Bytes of weights and state on each."""
-        return (WEIGHT_BYTES[self.precision] + STATE_BYTES * (not self.offload)) * self.parameters / gpus
+        """All bytes on each."""
+        return sum(self.parts(gpus).values())
 
     def fits(self, gpus: int, gpu_bytes: float) -> bool:
         """Into the GPUs' memory."""
-        return self.on_gpu(gpus) + TOKEN_BYTES * self.row <= _USABLE * gpu_bytes
+        return self.on_gpu(gpus) <= _USABLE * gpu_bytes
 
     def on_host(self, nodes: int) -> float:
-        """Bytes of state on each node, with offload."""
+        """Bytes of state on each node, with offload; at most."""
         return OFFLOADED_BYTES * self.parameters / nodes
+
+
+def full_run(shape: Shape, train: TrainConfig, row: int) -> FullRun:
+    """The run that trains every parameter of a model of these sizes in rows of at most `row` tokens."""
+    token = layer_input_bytes(shape, train) + recomputed_layer_bytes(shape, train)
+    size = FullRun(total_parameters(shape), train.precision, train.ops.offload, row)
+    return replace(size, units=_largest_two(shape), token_bytes=token, logit_bytes=logit_bytes(shape))
+
+
+def _largest_two(shape: Shape) -> int:
+    """Weights of the two largest units that a row meets; a tied embedding is met at both ends."""
+    experts, matrix = 3 * shape.experts * shape.hidden * shape.expert_width, shape.hidden * shape.mlp_width
+    layers = [experts] * min(2, shape.expert_layers) + [matrix] * min(2, shape.mlp_layers)
+    return sum(sorted([shape.vocab * shape.hidden] * 2 + layers)[-2:])
 
 
 def too_large(run: FullRun, machines: Machines) -> str | None:
@@ -76,31 +129,30 @@ def too_large(run: FullRun, machines: Machines) -> str | None:
 
 
 def _gpus_too_small(run: FullRun, machines: Machines) -> str:
-    state, usable = run.on_gpu(machines.gpus), _USABLE * machines.gpu_bytes
-    need = f"{_gib(state)} GiB of state and about {_gib(TOKEN_BYTES * run.row)} for rows of {run.row:,} tokens"
+    state, usable = run.state(machines.gpus), _USABLE * machines.gpu_bytes
+    beside = run.on_gpu(machines.gpus) - state
+    need = f"{_gib(state)} GiB of state and about {_gib(beside)} for rows of {run.row:,} tokens and what is exchanged"
     return (
         f"train.method full: {run.parameters / 1e9:.3g} billion parameters need {need} on each of {machines.gpus} "
         f"GPUs, of whose {_gib(machines.gpu_bytes)} GiB {_gib(usable)} can be used; what may fit: "
-        f"{', or '.join([*_remedies(run, machines, usable - state), 'GPUs with more memory', 'method lora'])}"
+        f"{', or '.join([*_remedies(run, machines), 'GPUs with more memory', 'method lora'])}"
     )
 
 
-def _remedies(run: FullRun, machines: Machines, rest: float) -> list[str]:
-    """`rest`: bytes of a GPU that the state leaves, if any."""
-    found, usable = [], _USABLE * machines.gpu_bytes
+def _remedies(run: FullRun, machines: Machines) -> Iterator[str]:
     if not run.offload and replace(run, offload=True).fits(machines.gpus, machines.gpu_bytes):
         need = _gib(run.on_host(machines.nodes))
-        found.append(
+        yield (
             f"train.ops.offload: true with {need} GiB of host memory on each node, which has "
             f"{_gib(machines.host_bytes)}"
         )
-    tokens = int(rest / TOKEN_BYTES) // _MULTIPLE * _MULTIPLE
+    rest = _USABLE * machines.gpu_bytes - replace(run, row=0).on_gpu(machines.gpus)
+    tokens = int(rest / run.token_bytes) // _MULTIPLE * _MULTIPLE if run.token_bytes else 0
     if tokens >= _MULTIPLE:
-        found.append(f"train.ops.max_tokens: {tokens} if no item is longer")
-    beside_rows = usable - TOKEN_BYTES * run.row
-    if beside_rows > 0:
-        found.append(f"{math.ceil(run.on_gpu(1) / beside_rows)} such GPUs")
-    return found
+        yield f"train.ops.max_tokens: {tokens} if no item is longer"
+    more = (gpus for gpus in range(machines.gpus + 1, MOST_GPUS + 1) if run.fits(gpus, machines.gpu_bytes))
+    if (enough := next(more, None)) is not None:
+        yield f"{enough} such GPUs"
 
 
 def _gib(number: float) -> str:

@@ -13,15 +13,16 @@ from trainer.schema.packing import ROW_MULTIPLE
 
 CEILINGS = (16_384, 12_288, 8_192, 4_096, 3_072)
 """Tokens a row, the fastest first. Rows below the last are so short that recomputing layers costs less."""
-MARGIN = 0.04
-"""Share of the device's memory that is left free: for the engine's step, what the allocator cannot use, and libraries'
-own buffers."""
+MARGIN = 0.03
+"""Share of the device's memory that is left free: for what the allocator cannot use, logits, and libraries' own
+buffers. Rows reserved up to 1.9 GiB more than was planned for them (trainer/bench/README.md)."""
 ALL_LAYERS = 1_000_000
 """However many the model has."""
 BUCKET = 50_000_000
 """Elements that are reduced at once; the usual 5e8 costs GBs of buffers and gains nothing for adapters."""
-MOMENTARY = 12
-"""Bytes a trained value that the engine's step takes for a moment: three copies of the gradients."""
+MOMENTARY = 8
+"""Bytes of each trained value of a rank's share that the engine's step takes for a moment: two copies of its
+gradient, by DeepSpeed's code (copy_grads_in_partition, then flatten), no measurement."""
 SPREAD = 1.25
 """A step's tokens over the mean of all steps: more are rare, and then cost a second row."""
 
@@ -99,3 +100,9 @@ def engine_bytes(trained: int, ranks: int) -> dict[str, float]:
     The gradients' sum is whole on every rank; the engine's own copy and two moments are divided over them.
     """
     return {"gradients": 4.0 * trained, "optimizer": 12 / ranks * trained, "buckets": 8.0 * min(trained, BUCKET)}
+
+
+def momentary_bytes(trained: int, ranks: int) -> float:
+    """What the engine's step takes for a moment, beside what rows keep: of a rank's share, and of the tensor of
+    trainer.flat, at most half a BUCKET long, that lies in it in part alone."""
+    return float(MOMENTARY * min(trained, trained / ranks + BUCKET / 2))

@@ -76,9 +76,22 @@ def row_plan(shape: Shape, train: TrainConfig, free: float, tokens: int, longest
 
 def _slopes(shape: Shape, train: TrainConfig) -> tuple[float, float]:
     """Bytes a token of a row with all layers kept, and with all recomputed, one of which is then kept at a time."""
-    width = 2 if train.precision == "bf16" else 4
-    moment, kept = TRANSIENT * width * hidden_width(shape), layer_bytes(shape, train)
-    return kept + moment, width * shape.hidden * shape.layers + kept / shape.layers + moment
+    moment = _moment_bytes(shape, train)
+    return layer_bytes(shape, train) + moment, layer_input_bytes(shape, train) + recomputed_layer_bytes(shape, train)
+
+
+def layer_input_bytes(shape: Shape, train: TrainConfig) -> float:
+    """Bytes a token of all layers' inputs, all that is kept where all are recomputed."""
+    return float((2 if train.precision == "bf16" else 4) * shape.hidden * shape.layers)
+
+
+def recomputed_layer_bytes(shape: Shape, train: TrainConfig) -> float:
+    """Bytes a token of one layer that is recomputed and gone through backward."""
+    return layer_bytes(shape, train) / shape.layers + _moment_bytes(shape, train)
+
+
+def _moment_bytes(shape: Shape, train: TrainConfig) -> float:
+    return TRANSIENT * (2 if train.precision == "bf16" else 4) * hidden_width(shape)
 
 
 def trained_parameters(shape: Shape, train: TrainConfig) -> int:
