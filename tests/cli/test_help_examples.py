@@ -4,7 +4,6 @@ Those of a run get --local; `submit` is tried and not started; a pod does the wo
 tests/training and tests/cluster see.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def test_of_data(here: Path, capsys: pytest.CaptureFixture[str], line: str) -> N
 @pytest.mark.parametrize("line", _of("push"))
 def test_of_push(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str) -> None:
     monkeypatch.setenv("HOME", str(here))
-    words = [os.path.expanduser(word) for word in its_words(line)]
+    words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in its_words(line)]
     source = here / words[1]
     source.parent.mkdir(exist_ok=True)
     (here / ("train.json" if source.suffix else "Qwen3-8B")).rename(source)

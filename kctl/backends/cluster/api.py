@@ -31,6 +31,9 @@ _METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 Query = dict[str, str]
 Answer = TypeVar("Answer")
 
+MANAGER = {"fieldManager": "kctl"}
+"""In the query of a write."""
+
 
 class Api:
     """The API server of one connection. Errors are those of kctl.errors; `action` says in words what was tried."""

@@ -12,11 +12,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.api import MANAGER, Api
 from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.pods import by_run
-from kctl.backends.cluster.queues import LABEL_JOB_UID, kueue_path
+from kctl.backends.cluster.queues import deactivate_workloads
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.cluster.writing import writable
@@ -35,8 +35,6 @@ RESOURCES = {
     ("kubeflow.org/v1", "PyTorchJob"): ("/apis/kubeflow.org/v1", "pytorchjobs"),
 }
 """What kctl creates: (apiVersion, kind) -> (prefix of the path, plural)."""
-
-MANAGER = {"fieldManager": "kctl"}
 
 
 class Cluster:
@@ -139,7 +137,7 @@ class Cluster:
         body = {"metadata": {"annotations": annotations}, "spec": {"runPolicy": {"suspend": True}}}
         job = self._api.merge_patch(f"suspend {run}", self._path("PyTorchJob", run), body, MANAGER)
         if LABEL_QUEUE in (job["metadata"].get("labels") or {}):
-            self._deactivate_workloads(run, str(job["metadata"]["uid"]))
+            deactivate_workloads(self._api, self.namespace, run, str(job["metadata"]["uid"]))
 
     def annotate(self, run: str, annotations: Mapping[str, str | None]) -> None:
         """Set annotations of the job, or remove those that are None. NotFound if there is no such job."""
@@ -269,16 +267,6 @@ class Cluster:
             if not present:
                 break
         return present
-
-    def _deactivate_workloads(self, run: str, uid: str) -> None:
-        """Tell Kueue too: it would take the suspension back as long as its Workload is active."""
-        try:
-            base = kueue_path(self._api, self.namespace, "workloads")
-        except NotFound:
-            return
-        action = f"deactivate the Workload of {run}"
-        for workload in self._api.get(action, base, {"labelSelector": f"{LABEL_JOB_UID}={uid}"}).get("items", []):
-            self._api.merge_patch(action, f"{base}/{_name(workload)}", {"spec": {"active": False}}, MANAGER)
 
 
 def _items(found: Manifest, kind: str) -> list[Manifest]:

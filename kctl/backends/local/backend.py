@@ -21,7 +21,7 @@ from kctl.backends.local import logs
 from kctl.backends.local.env import environment, folders, pod_plans, runs_folder
 from kctl.backends.local.files import LocalFiles, write_config_maps
 from kctl.backends.local.pod import ANNOTATION_PID, ANNOTATION_STARTED, read_message
-from kctl.backends.local.process import Process, identify, kill_marked, require_proc
+from kctl.backends.local.process import Process, detached, identify, kill_marked, require_proc
 from kctl.backends.local.store import LocalRun, editing, on_disk, read_json, state_root, write_json
 from kctl.backends.local.work import worked
 from kctl.backends.local.writing import writable
@@ -77,7 +77,8 @@ class Local:
         write_config_maps(draft.config, manifest, manifests)
         write_json(draft.manifests, manifests)
         write_json(draft.job, {**manifest, "metadata": metadata})
-        pid, go = _spawn(draft, run)
+        argv = [sys.executable, "-P", "-m", "kctl.backends.local.supervisor", str(run.folder)]
+        pid, go = detached(argv, draft.supervisor_log)
         process = identify(pid)
         try:
             write_json(draft.supervisor, {"pid": process.pid, "started": process.started})
@@ -290,16 +291,3 @@ def _rename(draft: Path, folder: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         raise AlreadyExists(f"run {folder.name} was created by somebody else just now") from None
-
-
-def _spawn(draft: LocalRun, run: LocalRun) -> tuple[int, int]:
-    """Start the supervisor in a session of its own; (its pid, the descriptor on which it awaits `go`)."""
-    awaiting, go = os.pipe()
-    argv = [sys.executable, "-P", "-m", "kctl.backends.local.supervisor", str(run.folder)]
-    log = os.open(draft.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    actions = [(os.POSIX_SPAWN_DUP2, awaiting, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-    try:
-        return os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True), go
-    finally:
-        os.close(awaiting)
-        os.close(log)

@@ -92,3 +92,15 @@ def send(pid: int, number: signal.Signals) -> None:
 def die_with_parent() -> None:
     """In a child before exec: SIGTERM it when its supervisor is killed, so that no training goes on unseen."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def detached(argv: list[str], log: Path) -> tuple[int, int]:
+    """Start a program in a session of its own, its output in `log`; (its pid, the descriptor it has as its stdin)."""
+    awaiting, go = os.pipe()
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    actions = [(os.POSIX_SPAWN_DUP2, awaiting, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
+    try:
+        return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True), go
+    finally:
+        os.close(awaiting)
+        os.close(out)
