@@ -108,7 +108,7 @@ def _how(question: Question, machine: Machine) -> str:
     if machine.ranks == 1:
         return "within 15 %"
     exchange = machine.exchange(8.0 * trained_parameters(question.shape, question.train))
-    return f"within 15 %, but {exchange:.2g} s of it, what the GPUs exchange, were never timed"
+    return f"within 15 % on one GPU; several were not timed, {exchange:.2g} s of it is what they exchange"
 
 
 def _whole(question: Question, step: float, source: str) -> Time:

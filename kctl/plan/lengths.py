@@ -129,7 +129,8 @@ def of_file(path: Path, train: TrainConfig) -> Lengths:
 
 
 def _of_stats(found: Stats, train: TrainConfig) -> Lengths:
-    """Counts of the whole file, of which the run's sampler and split leave a part."""
+    """Counts of the whole file, of which the run's sampler and split leave a part: the one that --split counted, else
+    an estimate."""
     used = usable = sum(count for _, count in found.lengths)
     sample, longest = train.data.sample, train.data.max_length
     if sample is not None and sample.unit == "item":
@@ -137,10 +138,14 @@ def _of_stats(found: Stats, train: TrainConfig) -> Lengths:
         items = sum(size * count for size, count in groups)
         used = round(usable * sum(min(size, sample.max) * count for size, count in groups) / items)
     held = _held(used, train)
+    items, source, sure = used - held, f"{found.path}, by kctl data stats", "estimated"
+    if found.division is not None:
+        items, held = found.division.train, found.division.held_out
+        source += ", divided as its --split was told"
+    elif found.exact:
+        sure = "counted, then estimated what sample and validation leave"
     lengths = [min(length, longest) for length, count in found.lengths for _ in range(_share(count, usable))]
-    sure = "counted, then estimated what sample and validation leave" if found.exact else "estimated"
-    share = found.trained_tokens / found.tokens
-    return Lengths(used - held, held, tuple(lengths), share, f"{found.path}, by kctl data stats", sure)
+    return Lengths(items, held, tuple(lengths), found.trained_tokens / found.tokens, source, sure)
 
 
 def of_data(path: Path, data: Data, model: Path | None, say: Callable[[str], None]) -> Lengths:

@@ -11,8 +11,11 @@ from trainer.schema.memory_plan import MARGIN, momentary_bytes, wanted_tokens
 from trainer.schema.packing import ROW_MULTIPLE, Packing, Rows, pack
 from trainer.schema.parameters import lora_parameters
 from trainer.schema.row_bytes import BESIDE, held_bytes, logit_bytes, row_plan, trained_parameters
+from trainer.schema.speed import FLASH_WIDEST
 
 GIB = 2.0**30
+KERNELS = "flash-attn 4 and quack, as in the trainer's image; a run's first line says what it has"
+"""What a plan takes for granted: without them a run is slower. The log's line is trainer.train's."""
 STEPS = 16
 """Steps that are packed to see how long rows and steps are."""
 MOST_PACKED = 65_536
@@ -56,11 +59,13 @@ def unmeasured(question: Question, machine: Machine) -> str | None:
     """Why a LoRA run is unlike those that were measured; None where it is like them."""
     shape, train = question.shape, question.train
     if not machine.gpu.measured:
-        return f"nothing was measured on {machine.gpu.name}, its speed is its data sheet's"
+        return f"nothing was measured on {machine.gpu.name}: speed by its data sheet, quack's products on Hopper alone"
     if train.precision != "bf16" or train.ops.kernels != "auto":
         return "only bf16 with train.ops.kernels: auto was measured"
     if shape.special_attention:
         return "the model keeps transformers' own attention, which takes more"
+    if shape.head_dim > FLASH_WIDEST:
+        return f"flash-attn 4 takes no heads of {shape.head_dim} values, and torch's attention was not measured"
     if not shape.qk_norm:
         return "no model of this kind was measured"
     if train.lora is not None and {"mlp", "shared_expert"} & set(lora_parameters(shape, train.lora)):
@@ -87,7 +92,8 @@ def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
         "train.data.max_length or train.lora.expert_rank"
     )
     problem, reason = "" if fits else problem, unmeasured(question, machine)
-    sure = f"unsure: {reason}" if reason else "within 10 %"
+    measured = "within 10 %" if machine.ranks == 1 else "within 10 % on one GPU; several were not measured"
+    sure = f"unsure: {reason}" if reason else measured
     return Memory(parts, total, fits, plan.ceiling, plan.recomputed, problem, sure), packed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from kctl import console
 from kctl.plan.advice import advice, where
 from kctl.plan.estimate import Estimate
-from kctl.plan.memory import GIB, Memory
+from kctl.plan.memory import GIB, KERNELS, Memory
 from kctl.run.page import size_of, span
 from trainer.schema.parameters import FAMILIES
 
@@ -37,6 +37,7 @@ def screen(found: Estimate, width: int | None) -> str:
         ("Writes", _writes(found)),
         ("Data", _data(found)),
         ("From", f"lengths: {found.question.lengths.source}; model: {found.question.model}"),
+        ("Kernels", KERNELS if found.question.machine and found.question.train.ops.kernels == "auto" else ""),
         *(("Advice", note) for note in advice(found)),
     ]
     lines = [f"{name + ':':<8} {console.printable(value)}" for name, value in facts if value]

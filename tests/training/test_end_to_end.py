@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.training.event_files import events
+from tests.training.naive_losses import naive_losses
 from tests.training.stories import (
     MAIN,
     Stories,
@@ -25,7 +26,7 @@ from tests.training.stories import (
 from tests.unit.test_report import Reader
 from trainer.adapters import verify_adapter
 from trainer.dataset.prepare import prepare
-from trainer.dataset.prepared import KIND_CONTEXT, Items, load_prepared
+from trainer.dataset.prepared import load_prepared
 from trainer.report.page import printable
 from trainer.schema.loading import read_run_file
 
@@ -35,6 +36,19 @@ pytestmark = pytest.mark.timeout(900)  # everything happens in the first test's 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory: pytest.TempPathFactory, qwen3_folder: Path) -> Iterator[Stories]:
     yield from tell_all(tmp_path_factory.mktemp("end-to-end"), qwen3_folder)
+
+
+def test_a_plan_after_a_run_here_is_as_fast_as_that_was(stories: Stories) -> None:
+    world = stories.world
+    run, model = world.run("main"), str(world.models / "dense-qwen3")
+    page = world.ok("plan", "main", "--model", model).out
+    assert f"tokens/s (as fast as {run} was here)" in page and f"lengths: the earlier run {run}" in page
+    assert re.search(rf"took \d\.\d GiB a process in {run} here", page)
+    found = json.loads(world.ok("plan", "main", "--model", model, "-o", "json").out)
+    speeds = [line["tokens_per_s"] for line in world.records("main") if "tokens_per_s" in line]
+    assert min(speeds) <= found["time"]["tokens_per_s"] <= max(speeds) and found["steps"] == 6
+    slower = json.loads(world.ok("plan", "main", "--model", model, "--set", "train.lora.rank=4", "-o", "json").out)
+    assert slower["time"] is None, "no run like it was here"
 
 
 def test_the_run_succeeds_and_its_log_says_what_it_did(stories: Stories) -> None:
@@ -162,22 +176,6 @@ def test_the_report_is_there_and_comes_home(stories: Stories) -> None:
 
 def recorded(losses: dict[str, float]) -> tuple[float, float]:
     return losses["loss"], losses["macro_loss"]
-
-
-def naive_losses(model: torch.nn.Module, items: Items) -> tuple[float, float]:
-    """Cross entropy over all logits, item by item, nothing packed: nats per trained token, and the users' mean."""
-    users: dict[int | None, list[float]] = {}
-    model.eval()
-    for item in range(len(items)):
-        tokens = torch.tensor([list(items.tokens(item))])
-        trained = torch.tensor(list(items.kinds(item))[1:]).ne(KIND_CONTEXT)
-        with torch.no_grad():
-            logits = model(input_ids=tokens).logits[0, :-1]
-        labels = tokens[0, 1:][trained]
-        each = torch.nn.functional.cross_entropy(logits[trained].double(), labels, reduction="none").tolist()
-        users.setdefault(items.user(item), []).extend(each)
-    every = [loss for own in users.values() for loss in own]
-    return sum(every) / len(every), sum(sum(own) / len(own) for own in users.values()) / len(users)
 
 
 def test_done_stays_done(stories: Stories) -> None:

@@ -16,7 +16,7 @@ from tests.unit.dataset_world import write_lines, write_model
 from tests.unit.test_schedule import config
 from trainer.dataset.prepare import prepare
 from trainer.dataset.report import Report
-from trainer.dataset.stats import VERSION, Characters, Duplicates, Stats
+from trainer.dataset.stats import VERSION, Characters, Division, Duplicates, Stats
 from trainer.errors import DataError
 from trainer.schema.data import Data
 
@@ -98,6 +98,9 @@ def test_counts_of_a_whole_file_are_sampled_and_split(tmp_path: Path) -> None:
     assert (some.items or 0) + some.held_out == 400  # of 10 items in two rows 1 and 3
     apart = of_file(path, config(data={**FORM, "validation": {"path": "held.json"}}))
     assert (apart.items, apart.held_out) == (1000, 0)
+    path.write_text(json.dumps({**stats(), "division": asdict(Division(700, 120, 3, 0, 0, 0, 0))}))
+    divided = of_file(path, config())
+    assert (divided.items, divided.held_out) == (700, 120) and divided.source.endswith("as its --split was told")
 
 
 def test_a_data_file_gives_what_its_preparation_would(tmp_path: Path) -> None:

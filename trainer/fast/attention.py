@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
 from trainer.fast.packed_attention import flash_fits, packed_attention
+from trainer.schema.speed import FLASH_WIDEST
 
 NAME = "kctl"
 """What config._attn_implementation says where ours is in use."""
 FLASH, VARLEN, ITEM_BY_ITEM = "flash-attn 4", "torch varlen", "sdpa item by item"
-WIDEST, FLASH_WIDEST = 256, 128
-"""Dimensions of a head that torch's and flash-attn 4's kernels take, forward and backward."""
+WIDEST = 256
+"""Dimensions of a head that torch's kernel takes, forward and backward; flash-attn 4's takes FLASH_WIDEST."""
 
 _HARMLESS = frozenset(
     {"cu_seq_lens_k", "max_length_k", "position_ids", "is_causal", "use_cache", "cache_position", "return_dict"}

@@ -1,9 +1,11 @@
 """How long a step takes, by arithmetic: products at a share of the card's peak, everything else at its memory's speed.
 
 The shares come from trainer/bench/README.md: EXPERTS from the profile there, ATTENTION from its rows of long items, and
-DENSE, PASSES, READS, THIN and ADAPTER were fitted to its 16 LoRA rows together, each of which is then within 4 %. All
-on one H200; another card gets the same shares of its own peaks (one run on an H100 was within 5 %). Our kernels, bf16,
-layers compiled, rows replayed.
+DENSE, PASSES, READS, THIN and ADAPTER were fitted to its LoRA rows together, each of which is then within 5 %. All on
+one H200, with flash-attn 4, quack, bf16, layers compiled, rows replayed; another card gets the same shares of its own
+peaks. Nothing was fitted to the seven LoRA rows of `python3 -m tests.gpu.planned`: in one run on one H100 of 80 GB a
+step's planned seconds were 0.93 to 1.05 of those measured (dense and mixture, rank 16 to 256, 0.14 to 1.2 s; 0.93 was
+adapters on a plain MLP). What several GPUs exchange was never timed. Of every parameter's training see LAYER_ALONE.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,6 +41,8 @@ ROW_OF_ALL, LAYER_ALONE, LAYER_TOGETHER = 0.04, 0.024, 0.039
 """ZeRO-3's seconds for a row, and for each of its layers, whatever its size, on one GPU and on several: the host waits
 for each of its parameters. Fitted to Qwen3 1.7B and 3 layers of Qwen3-30B-A3B on one H100, which are then within 5 %,
 and to 4B, 5 and 1 layers on two, within 11. A slower host takes longer: 0.03 on one H200's, with an older engine."""
+FLASH_WIDEST = 128
+"""Dimensions of a head that flash-attn 4 takes, forward and backward."""
 OFFLOADED = 0.58e-9
 """Seconds of the host's step for each parameter of a node, on 32 cores: 2.3 s for 4.0 B, 2.2 s for 3.7 B."""
 
