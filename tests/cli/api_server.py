@@ -69,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             selectors = [
                 one for values in parse_qs(parts.query).values() for value in values for one in value.split(",")
             ]
-            answer = {"items": [one for one in answer if all(_matches(one, selector) for selector in selectors)]}
+            found = [one for one in answer if all(_matches(one, selector) for selector in selectors)]
+            answer = {"metadata": {}, "items": found}
         self._send(answer)
 
     do_HEAD = do_GET

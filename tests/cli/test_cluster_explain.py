@@ -87,7 +87,7 @@ def test_only_what_can_matter_is_asked(server: ApiServer, capsys: pytest.Capture
     server.answers[f"{CORE}/pods/{POD}/log"] = f"{stamp} {STEP}\n"
     assert [one["name"] for one in told(capsys)["causes"]] == ["training"]
     paths = sorted({one.partition("?")[0].removeprefix(f"GET {CORE}") for one in server.requests})
-    assert paths == ["/events", "/pods", f"/pods/{POD}", f"/pods/{POD}/log", f"GET {JOBS}/{RUN}"]
+    assert paths == ["/events", "/pods", f"/pods/{POD}/log", f"GET {JOBS}/{RUN}"]
 
 
 def test_a_claim_and_its_events(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
