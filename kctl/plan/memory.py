@@ -106,7 +106,7 @@ def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     total, host = machine.gpu.memory_gib * GIB, float(quantity(question.loaded.profile.memory))
     reason = too_large(run, Machines(machine.ranks, total, machine.nodes, host))
     parts = run.parts(machine.ranks) | {"workspace": BESIDE}
-    sure = "unsure: its 7 runs on one and two H100 are within 2 %, but its numbers were fitted to them"
+    sure = "unsure: fitted to 7 runs on one and two H100, each within 2 %; no other was measured"
     memory = Memory(parts, total, reason is None, ceiling, shape.layers, reason or "", sure)
     return memory, _packed(question, machine, ceiling)
 

@@ -24,7 +24,8 @@ STATE_BYTES = 16
 """A parameter's in fp32, divided by the ranks: the sum of its gradients, its master, two moments."""
 OFFLOADED_BYTES = 24
 """The same in host memory, at most, divided by the nodes: DeepSpeed sums gradients up in one place and steps from
-another. Measured: 20.5 (Qwen3 4B) and 23.5 (a mixture of 3.7 B), since what is pinned of it comes in powers of two."""
+another. Measured: 20.5 (Qwen3 4B) and 23.5 (a mixture of 3.7 B), since what is pinned of it comes in powers of two;
+each process takes about 2 GiB beside it."""
 UNIT_ALONE, UNIT_TOGETHER = 7.5, 12.75
 """Bytes that torch reserves for each weight of the two largest units, on one GPU and on each of several."""
 SUB_GROUP = 1_000_000_000
@@ -113,7 +114,7 @@ def _largest_two(shape: Shape) -> int:
 def too_large(run: FullRun, machines: Machines) -> str | None:
     """Why the run cannot be on these machines, and what may fit; None where it may.
 
-    An estimate: it refuses what has no chance and lets pass what is close.
+    An estimate of what torch reserves, for kctl; the trainer asks without `units` and so refuses what has no chance.
     """
     if not run.fits(machines.gpus, machines.gpu_bytes):
         return _gpus_too_small(run, machines)
