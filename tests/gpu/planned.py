@@ -38,6 +38,7 @@ ROWS = (
         fields={"ops": {"recompute": "full"}}),
     Row("1.7B, every parameter", model="Qwen3-1.7B 28", items=32, **FULL),
     Row("mixture of 3 layers, every parameter", model="Qwen3-30B-A3B 3", fields={"ops": {"max_tokens": 4096}}, **FULL),
+    Row("14 layers of 4B, every parameter", model="Qwen3-4B 14", items=32, **FULL),
 )  # fmt: skip
 TWO = (
     Row("2 GPUs, mixture of 12 layers, rank 32, experts 16", model="Qwen3-30B-A3B 12", rank=32, expert_rank=16,
