@@ -92,7 +92,7 @@ def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
         "train.data.max_length or train.lora.expert_rank"
     )
     problem, reason = "" if fits else problem, unmeasured(question, machine)
-    measured = "within 10 %" if machine.ranks == 1 else "within 10 % on one GPU; several were not measured"
+    measured = "within 10 %" if machine.ranks <= 2 else "within 10 % on one and two GPUs; more were not measured"
     sure = f"unsure: {reason}" if reason else measured
     return Memory(parts, total, fits, plan.ceiling, plan.recomputed, problem, sure), packed
 
@@ -106,7 +106,7 @@ def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     total, host = machine.gpu.memory_gib * GIB, float(quantity(question.loaded.profile.memory))
     reason = too_large(run, Machines(machine.ranks, total, machine.nodes, host))
     parts = run.parts(machine.ranks) | {"workspace": BESIDE}
-    sure = "unsure: fitted to 7 runs on one and two H100, each within 2 %; no other was measured"
+    sure = "unsure: fitted to 7 runs on one and two H100; 2 others were within 6 %"
     memory = Memory(parts, total, reason is None, ceiling, shape.layers, reason or "", sure)
     return memory, _packed(question, machine, ceiling)
 

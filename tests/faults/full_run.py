@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch.distributed as dist
+
 from tests.training.one_rank import SAVED, begin, config, steps
 from trainer.checkpoints import Progress
 from trainer.distributed import join, leave
@@ -95,6 +97,7 @@ def main() -> None:
     else:
         no_room(run, damaged(run))
     say_weights(run)
+    dist.barrier()  # as the trainer does: nobody leaves whom another one still needs
     leave()
 
 

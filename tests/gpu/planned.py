@@ -3,7 +3,7 @@
 For each: the plan by `kctl plan` itself, from a config, the model's config.json and a data report; then the trainer's
 own setup and 12 steps (trainer.bench), random weights. Compared are the peak that torch reserved on rank 0 and CUDA's
 own beside it, as one number, with the plan's parts together; and the median step with the plan's. Writes planned.json
-into $OUT (or --out) after each. --gpus 2 runs those for two GPUs; --tiny shows on any machine that it goes through.
+into $OUT (or --out) after each. --gpus 2 (4, 8) runs those for several; --tiny shows anywhere that it goes through.
 """
 
 import argparse
@@ -40,11 +40,10 @@ ROWS = (
     Row("mixture of 3 layers, every parameter", model="Qwen3-30B-A3B 3", fields={"ops": {"max_tokens": 4096}}, **FULL),
     Row("14 layers of 4B, every parameter", model="Qwen3-4B 14", items=32, **FULL),
 )  # fmt: skip
-TWO = (
-    Row("2 GPUs, mixture of 12 layers, rank 32, experts 16", model="Qwen3-30B-A3B 12", rank=32, expert_rank=16,
-        ranks=2),
-    Row("2 GPUs, 4B, rank 128, items of 2,048", model="Qwen3-4B 36", rank=128, items=16, lengths="2048", ranks=2),
-    Row("2 GPUs, 1.7B, every parameter", model="Qwen3-1.7B 28", ranks=2, **FULL),
+SEVERAL = (
+    Row("mixture of 12 layers, rank 32, experts 16", model="Qwen3-30B-A3B 12", rank=32, expert_rank=16, items=128),
+    Row("4B, rank 128, items of 2,048", model="Qwen3-4B 36", rank=128, items=16, lengths="2048"),
+    Row("1.7B, every parameter", model="Qwen3-1.7B 28", **FULL),
 )  # fmt: skip
 
 
@@ -109,12 +108,14 @@ def line(name: str, figures: dict[str, Any]) -> str:
 def main() -> int:
     """0 where all rows ran and are what the plan promises: memory within 10 %, time within 15 %."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpus", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--gpus", type=int, choices=(1, 2, 4, 8), default=1)
     parser.add_argument("--rows", nargs="*", metavar="WORDS", help="only rows with one of these words in their names")
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU trains in seconds")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     arguments = parser.parse_args()
-    rows = [row for row in (ROWS if arguments.gpus == 1 else TWO)
+    count = arguments.gpus
+    several = tuple(replace(row, name=f"{count} GPUs, {row.name}", ranks=count) for row in SEVERAL)
+    rows = [row for row in (ROWS if count == 1 else several)
             if not arguments.rows or any(words in row.name for words in arguments.rows)]  # fmt: skip
     about = machine()
     card = "h200-141" if "H200" in about["device"] else "h100-80"
