@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from kctl.plan.memory import Memory, Packed, memory_of, unmeasured
+from kctl.plan.memory import MEASURED_GPUS, Memory, Packed, memory_of, unmeasured
 from kctl.plan.question import Question
 from trainer.schema.gpus import Machine
 from trainer.schema.parameters import lora_parameters, total_parameters
@@ -105,10 +105,10 @@ def _how(question: Question, machine: Machine) -> str:
     reason = unmeasured(question, machine)
     if reason is not None:
         return f"unsure: {reason}"
-    if machine.ranks <= 2:
+    if machine.ranks <= MEASURED_GPUS:
         return "within 15 %"
     exchange = machine.exchange(8.0 * trained_parameters(question.shape, question.train))
-    return f"within 15 % on one and two GPUs; more were not timed, {exchange:.2g} s of it is what they exchange"
+    return f"within 15 % on one to four GPUs; more were not timed, {exchange:.2g} s of it is what they exchange"
 
 
 def _whole(question: Question, step: float, source: str) -> Time:

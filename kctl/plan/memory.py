@@ -16,6 +16,8 @@ from trainer.schema.speed import FLASH_WIDEST
 GIB = 2.0**30
 KERNELS = "flash-attn 4 and quack, as in the trainer's image; a run's first line says what it has"
 """What a plan takes for granted: without them a run is slower. The log's line is trainer.train's."""
+MEASURED_GPUS = 4
+"""The most that LoRA runs were measured on beside their plans (python3 -m tests.gpu.planned)."""
 STEPS = 16
 """Steps that are packed to see how long rows and steps are."""
 MOST_PACKED = 65_536
@@ -92,8 +94,8 @@ def _lora(question: Question, machine: Machine) -> tuple[Memory, Packed]:
         "train.data.max_length or train.lora.expert_rank"
     )
     problem, reason = "" if fits else problem, unmeasured(question, machine)
-    measured = "within 10 %" if machine.ranks <= 2 else "within 10 % on one and two GPUs; more were not measured"
-    sure = f"unsure: {reason}" if reason else measured
+    within = "within 10 %" + ("" if machine.ranks <= MEASURED_GPUS else " on one to four GPUs; more were not measured")
+    sure = f"unsure: {reason}" if reason else within
     return Memory(parts, total, fits, plan.ceiling, plan.recomputed, problem, sure), packed
 
 
@@ -106,7 +108,7 @@ def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     total, host = machine.gpu.memory_gib * GIB, float(quantity(question.loaded.profile.memory))
     reason = too_large(run, Machines(machine.ranks, total, machine.nodes, host))
     parts = run.parts(machine.ranks) | {"workspace": BESIDE}
-    sure = "unsure: fitted to 7 runs on one and two H100; 2 others were within 6 %"
+    sure = "unsure: fitted to 7 runs on one and two H100; 3 others took 4 to 12 % less"
     memory = Memory(parts, total, reason is None, ceiling, shape.layers, reason or "", sure)
     return memory, _packed(question, machine, ceiling)
 

@@ -5,8 +5,8 @@ A compiled layer keeps for backward: its input, the sum after attention, queries
 them (and before their norms, where they have some), attention's output, and the hidden rows of the MLP or of the chosen
 experts. Norms, rope, sums and SwiGLU are made again. Of rows on an H200 these counts were within 3 % (Qwen3 4B, 8B and
 30B-A3B, trainer/bench/README.md); TRANSIENT comes from them, the rest is what the code keeps. Nothing was fitted to the
-nine LoRA rows of `python3 -m tests.gpu.planned`: what a whole run was planned to take was 0.95 to 1.06 of what torch
-had reserved and CUDA held beside it on one H100 of 80 GB, 0.98 and 1.03 on two.
+LoRA rows of `python3 -m tests.gpu.planned`: what a whole run was planned to take was 0.95 to 1.06 of what torch
+had reserved and CUDA held beside it on one H100 of 80 GB, 0.98 and 1.03 on two, 0.98 and 1.04 on four.
 """
 
 from trainer.schema.config import TrainConfig

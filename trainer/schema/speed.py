@@ -3,9 +3,9 @@
 The shares come from trainer/bench/README.md: EXPERTS from the profile there, ATTENTION from its rows of long items, and
 DENSE, PASSES, READS, THIN and ADAPTER were fitted to its LoRA rows together, each of which is then within 5 %. All on
 one H200, with flash-attn 4, quack, bf16, layers compiled, rows replayed; another card gets the same shares of its own
-peaks. Nothing was fitted to the nine LoRA rows of `python3 -m tests.gpu.planned`: a step's planned seconds were 0.93 to
+peaks. Nothing was fitted to the LoRA rows of `python3 -m tests.gpu.planned`: a step's planned seconds were 0.93 to
 1.05 of those measured on one H100 of 80 GB (dense and mixture, rank 16 to 256, 0.14 to 1.2 s; 0.93 was adapters on a
-plain MLP), 0.99 and 1.06 on two. More GPUs were never timed. Of every parameter's training see LAYER_ALONE.
+plain MLP), 0.99 and 1.06 on two, 0.98 and 1.05 on four. More were never timed. Of every parameter see LAYER_ALONE.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ ROW_OF_ALL, LAYER_ALONE, LAYER_TOGETHER = 0.04, 0.024, 0.039
 """ZeRO-3's seconds for a row, and for each of its layers, whatever its size, on one GPU and on several: the host waits
 for each of its parameters. Fitted to Qwen3 1.7B and 3 layers of Qwen3-30B-A3B on one H100, which are then within 5 %,
 and to 4B, 5 and 1 layers on two, within 11. The host decides: hours later 1.7B took 1.25 times as long on another H100
-machine and two runs that nothing was fitted to were off by 0.81 and 1.45 (14 layers of 4B; 1.7B on two)."""
+machine and runs that nothing was fitted to were off by 0.81, 1.45, 0.95 (14 layers of 4B; 1.7B on two, on four)."""
 FLASH_WIDEST = 128
 """Dimensions of a head that flash-attn 4 takes, forward and backward."""
 OFFLOADED = 0.58e-9
