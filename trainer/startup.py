@@ -13,7 +13,7 @@ import torch.distributed as dist
 from trainer.audit import trained_parameters
 from trainer.base_model import model_folder
 from trainer.dataset.prepared import Items, load_prepared
-from trainer.distributed import Ranks
+from trainer.distributed import Ranks, network
 from trainer.errors import ConfigError
 from trainer.fast import artifacts
 from trainer.fast.layers import compile_layers, decoder_layers, draws, is_compiled, recompute_first, warm_up
@@ -178,10 +178,11 @@ def versions(ranks: Ranks, kernels: list[str], unpacked: str | None) -> str:
     import transformers
 
     where = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
+    over = "" if (name := network()) is None else f" over NET/{name}"
     rows = f"packed rows, attention {kernels[0]}" if unpacked is None else f"one item a row ({unpacked})"
     return (
         f"torch {torch.__version__} transformers {transformers.__version__} peft {peft.__version__} "
-        f"deepspeed {deepspeed.__version__}; {ranks.world} ranks on {where}; "
+        f"deepspeed {deepspeed.__version__}; {ranks.world} ranks on {where}{over}; "
         + ", ".join([rows, *filter(None, kernels[1:])])
     )
 

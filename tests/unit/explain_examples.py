@@ -281,7 +281,7 @@ RUNNING = {
     ),
     "damaged-checkpoint": running("damaged checkpoint skipped: step-000080: sha256 differs", STEP),
     "smaller-plan": running("out of GPU memory: starting once more with memory plan 1", STEP),
-    "slow-network": running("host:1:1 [0] NCCL INFO Channel 00/0 : 1[0] -> 0[0] [send] via NET/Socket/0", STEP),
+    "slow-network": running("torch 2.13.0; 16 ranks on NVIDIA H100 80GB HBM3 over NET/Socket; packed rows", STEP),
     "overfitting": running("the held-out loss rises: 1.4 at step 90, 1.3 before", STEP),
     "restarted": running(
         "attempt 2",

@@ -79,6 +79,8 @@ def run_once(
     places = {contract.ENV_OUTCOMES: str(words), contract.ENV_STOP_FILE: str(stop_file)}
     # For the flight recorder: NCCL's own timeout, where it is the shorter one, leaves its record beside the stacks.
     places |= {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_FR_DUMP_TEMP_FILE": str(words / HANG / "nccl-timeout-rank-")}
+    if node.pod.nodes > 1 and "NCCL_DEBUG" not in os.environ:  # trainer.distributed.network reads what it says
+        places |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,NET", "NCCL_DEBUG_FILE": f"{node.work}/nccl-%p"}
     places |= {contract.ENV_CONFIG: str(node.config.absolute()), contract.ENV_RUNS: str(node.pod.runs)}
     environ = rank_environment(os.environ, {**places, **own})
     status, unjoined = run_ranks(command, environ, node.tee, node.stop, watch)
