@@ -11,9 +11,9 @@ _FILES = "get list watch create delete"
 _READER = {"pytorchjobs": _LOOK, "pods": "list watch create delete", "pods/portforward": "get create"}
 _VERBS: dict[str, dict[str, str]] = {
     "submit": {"pytorchjobs": "get list watch create delete", "configmaps": "get create", "pods": "list"},
-    "status": {"pytorchjobs": _LOOK, "pods": _LOOK, "pods/log": "get", "events": "list"},
-    "explain": {"pytorchjobs": _LOOK, "pods": _LOOK, "pods/log": "get", "events": "list"},
-    "list": {"pytorchjobs": "list", "pods": _LOOK, "pods/log": "get", "events": "list"},
+    "status": {"pytorchjobs": _LOOK, "pods": "list", "pods/log": "get", "events": "list"},
+    "explain": {"pytorchjobs": _LOOK, "pods": "list", "pods/log": "get", "events": "list"},
+    "list": {"pytorchjobs": "list", "pods": "list", "pods/log": "get", "events": "list"},
     "diff": {"pytorchjobs": _LOOK, "configmaps": "get", "pods": "list"},
     "logs": {"pytorchjobs": _LOOK, "pods": _LOOK, "pods/log": "get"},
     "wait": {"pytorchjobs": "get list watch", "pods": "list", "events": "list"},

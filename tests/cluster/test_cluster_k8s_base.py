@@ -100,7 +100,7 @@ def test_every_kustomization_builds_and_every_file_belongs_to_one_or_is_an_examp
         for generated in content.get("configMapGenerator", ()):
             used |= {folder / entry.partition("=")[2] for entry in generated["files"]}
     examples = {K8S / "argocd" / "application.yaml", K8S / "argocd" / "health-until-the-end.lua"}
-    examples |= {K8S / "flux" / "runs.yaml", K8S / "README.md"}
+    examples |= {K8S / "flux" / "runs.yaml", K8S / "README.md", *(K8S / "ci").iterdir()}
     assert {path for path in K8S.rglob("*") if path.is_file()} == {path for path in used if path.is_file()} | examples
 
 

@@ -129,8 +129,9 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
     """
     pod = pod_path.rpartition("/")[2]
     trouble = Trouble(GIVE_UP_SECONDS if follow else PATIENCE_SECONDS)
-    # Whoever only looks asks for the log at once: of a hundred pods that is half of all requests.
-    state = _state(api.get(f"read the log of pod {pod}", pod_path)) if follow else "running"
+    # Whoever wants the last lines asks for them at once: of a hundred pods that is half of all requests.
+    first = follow or given.tail is None
+    state = _state(api.get(f"read the log of pod {pod}", pod_path)) if first else "running"
     while state != "gone":
         try:
             if state != "waiting":
@@ -144,7 +145,7 @@ def lines(api: Api, pod_path: str, follow: bool, given: Given) -> Iterator[tuple
             state = _state_now(api, pod_path)
         except (Unreachable, Refused) as error:
             if not follow and isinstance(error, Refused):
-                if _state_now(api, pod_path) == "waiting":
+                if _waits(api, pod_path):
                     return
                 raise  # a look at a log is not worth the wait that tells a right from a restart
             trouble.again(error)
@@ -162,6 +163,14 @@ def _one_connection(api: Api, pod_path: str, follow: bool, given: Given) -> Iter
         taken = given.take(block)
         if taken:
             yield taken
+
+
+def _waits(api: Api, pod_path: str) -> bool:
+    """Whether the container has not started, where one may look at its pod."""
+    try:
+        return _state_now(api, pod_path) == "waiting"
+    except Refused:
+        return False
 
 
 def _state_now(api: Api, pod_path: str) -> str:
