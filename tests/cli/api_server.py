@@ -71,6 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             found = [one for one in answer if all(_matches(one, selector) for selector in selectors)]
             answer = {"metadata": {}, "items": found}
+        if isinstance(answer, str):  # a log
+            asked = parse_qs(parts.query)
+            last, first = asked.get("tailLines"), asked.get("limitBytes")
+            answer = "".join(answer.splitlines(keepends=True)[-int(last[0]) :]) if last else answer
+            answer = answer[: int(first[0])] if first else answer
         self._send(answer)
 
     do_HEAD = do_GET

@@ -90,6 +90,20 @@ def test_only_what_can_matter_is_asked(server: ApiServer, capsys: pytest.Capture
     assert paths == ["/events", "/pods", f"/pods/{POD}/log", f"GET {JOBS}/{RUN}"]
 
 
+def test_of_several_nodes_the_log_s_first_line_counts_however_long_it_is(
+    server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"running": {"startedAt": ago(4000)}}
+    worker = pod("Running", state)
+    worker["metadata"]["name"] = f"{RUN}-worker-0"
+    there(server, job("Created", "Running", nodes=2), pod("Running", state), worker)
+    start, now = ago(3000), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    first = f"{start} torch 2.13.0; 16 ranks on NVIDIA H100 80GB HBM3 over NET/Socket; packed rows\n"
+    server.answers[f"{CORE}/pods/{POD}/log"] = first + f"{start} {STEP}\n" * 5000 + f"{now} {STEP}\n" * 250
+    found = {one["name"]: one for one in told(capsys)["causes"]}
+    assert "over NET/Socket" in found["slow-network"]["evidence"][0] and "training" not in found
+
+
 def test_a_claim_and_its_events(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     why = 'storageclass.storage.k8s.io "fast" not found'
     now = {"lastTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -3,22 +3,25 @@
 What one has no right to see is said in Facts.unseen and holds nothing up: only the job and its pods are needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kctl.backends.cluster.api import Api
-from kctl.backends.cluster.logs import Given, lines
+from kctl.backends.cluster.api import READ_SECONDS, Api
+from kctl.backends.cluster.logs import Given, decoded_lines, lines
 from kctl.backends.cluster.queues import LABEL_JOB_UID, VOLCANO, kueue_path
 from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.facts import LOG_TAIL, Facts, last_lines, pod_with_log
 from kctl.errors import NotFound, Refused, Unreachable
 from kctl.manifest import Manifest
+from trainer.schema.contract import CONTAINER
 
 MOST_PODS = 4
 """Pods whose events are read, and nodes of pods: those of one run wait for the same."""
 MOST_NODES = 500
+BEGINNING = 8192
+"""Bytes of a long log's beginning that are read."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,22 @@ class Seeker:
         name = pod_with_log(self.known.pods)
         if name is None:
             return ()
+        path = f"{self._core}/pods/{name}"
         try:
-            return last_lines(lines(self.api, f"{self._core}/pods/{name}", False, Given(None, LOG_TAIL)))
+            last = last_lines(lines(self.api, path, False, Given(None, LOG_TAIL)))
+            if len(self.known.pods) == 1 or len(last) < LOG_TAIL:
+                return last
+            return (*(line for line in last_lines(self._first_lines(path)) if line[0] < last[0][0]), *last)
         except NotFound:
             return ()
+
+    def _first_lines(self, path: str) -> Iterator[tuple[str, str]]:
+        """Of several nodes the first line says what they talk over."""
+        query = {"container": CONTAINER, "timestamps": "true", "limitBytes": str(BEGINNING)}
+        blocks = decoded_lines(self.api.stream("read the beginning of a log", f"{path}/log", query, READ_SECONDS))
+        given = Given(None)
+        for block in blocks:
+            yield from given.take(block)
 
     @property
     def _core(self) -> str:
