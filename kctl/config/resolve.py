@@ -51,10 +51,10 @@ def find_config(argument: str) -> Path:
 def configs_in(argument: str) -> list[str]:
     """The configs that `argument` means: the YAML files of a folder, by name, or what it names itself.
 
-    NotFound where the folder has none.
+    A config's name comes before a folder that is called the same. NotFound where the folder has none.
     """
     folder = Path(argument)
-    if not folder.is_dir():
+    if not folder.is_dir() or any(_normal(path.stem) == _normal(argument) for path in _listed(config_folders())):
         return [argument]
     found = sorted(str(path) for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
     if not found:
