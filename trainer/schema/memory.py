@@ -17,10 +17,8 @@ from typing import Literal
 
 from trainer.schema.config import TrainConfig
 from trainer.schema.parameters import Shape, total_parameters
-from trainer.schema.row_bytes import layer_input_bytes, logit_bytes, recomputed_layer_bytes
+from trainer.schema.row_bytes import WEIGHT_BYTES, layer_input_bytes, logit_bytes, recomputed_layer_bytes
 
-WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
-"""A parameter's, divided by the ranks."""
 STATE_BYTES = 16
 """A parameter's in fp32, divided by the ranks: the sum of its gradients, its master, two moments."""
 OFFLOADED_BYTES = 24
