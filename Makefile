@@ -57,7 +57,7 @@ test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moment
 	@$(BIN)/python -m pytest tests/faults -s
 
 .PHONY: bench
-bench: $(READY) ## How fast the trainer is on this machine's GPU, beside others; ROWS="NAME ..." chooses (trainer/README.md)
+bench: $(READY) ## How fast the trainer is on this machine's GPU, beside others; ROWS="NAME ..." chooses (trainer/bench/README.md)
 	@$(BIN)/python -m trainer.bench $(if $(ROWS),--rows $(ROWS))
 
 .PHONY: cluster

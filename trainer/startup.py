@@ -26,7 +26,7 @@ from trainer.run import autocast
 from trainer.schema import contract
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import RunFile
-from trainer.schema.memory import ROW, FullRun, Machines, full_run, too_large
+from trainer.schema.memory import ROW, FullRun, Room, full_run, too_large
 from trainer.schema.memory_plan import (
     ALL_LAYERS,
     MARGIN,
@@ -82,7 +82,7 @@ def check_full(train: TrainConfig, base: Path, ranks: Ranks, data: Items) -> Non
     memory = torch.cuda.get_device_properties(ranks.device).total_memory
     memory *= torch.cuda.get_per_process_memory_fraction(ranks.device)
     nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    reason = too_large(_full_run(train, base, row), Machines(ranks.world, memory, nodes, host_memory()))
+    reason = too_large(_full_run(train, base, row), Room(ranks.world, memory, nodes, host_memory()))
     if reason is not None:
         raise ConfigError(reason)
 

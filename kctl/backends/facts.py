@@ -24,11 +24,10 @@ FRESH = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Said:
-    """What somebody said of something: `pod x` with its words, and when (RFC 3339; empty: now)."""
+    """What somebody said of something: `pod x` with its words."""
 
     about: str
     words: str
-    when: str = ""
 
     @property
     def line(self) -> str:
@@ -136,7 +135,7 @@ class Facts:
             for one in _conditions(pod):
                 if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
                     words = f"{one.get('reason', '')}: {one.get('message', '')}"
-                    yield Said(f"pod {pod['metadata']['name']}", words, one.get("lastTransitionTime") or "")
+                    yield Said(f"pod {pod['metadata']['name']}", words)
 
     def unplaced(self) -> Iterator[Said]:
         """What the scheduler says of pods that have no node."""
@@ -171,8 +170,8 @@ class Facts:
 
     def log_lines(self) -> Iterator[Said]:
         """The last lines of the log, the newest first."""
-        for moment, text in reversed(self.log):
-            yield Said("log", text, moment)
+        for _, text in reversed(self.log):
+            yield Said("log", text)
 
     def workload_says(self) -> Iterator[Said]:
         """Conditions of Kueue's Workload that keep the job waiting: `TYPE=STATUS REASON: message`."""
@@ -180,7 +179,7 @@ class Facts:
             name = f"workload {workload['metadata']['name']}"
             for one in _conditions(workload):
                 words = f"{one.get('type')}={one.get('status')} {one.get('reason', '')}: {one.get('message', '')}"
-                yield Said(name, words, one.get("lastTransitionTime") or "")
+                yield Said(name, words)
 
     def _events(self, kind: str, names: set[str], fresh: timedelta | None) -> Iterator[Said]:
         about = [one for one in self.events if one["involvedObject"].get("kind") == kind]
@@ -188,7 +187,7 @@ class Facts:
             name, moment = one["involvedObject"].get("name"), event_time(one)
             if name in names and (fresh is None or self.since(moment) <= fresh.total_seconds()):
                 short = {"PyTorchJob": "job", "PersistentVolumeClaim": "claim"}.get(kind, kind.lower())
-                yield Said(f"event of {short} {name}", f"{one.get('reason', '')}: {one.get('message', '')}", moment)
+                yield Said(f"event of {short} {name}", f"{one.get('reason', '')}: {one.get('message', '')}")
 
 
 def last_lines(lines: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

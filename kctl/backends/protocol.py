@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from kctl.backends.facts import Facts
 from kctl.backends.volume import Volume
-
-Manifest = dict[str, Any]
-"""A Kubernetes object as JSON would have it."""
+from kctl.manifest import Manifest
 
 
 class RunFiles(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kctl.errors import KctlError, NotFound, Refused
+from kctl.errors import KctlError, NotFound
 from kctl.manifest import Manifest
 
 Right = tuple[str, str]
@@ -21,11 +21,6 @@ class Answer:
     def absent(self) -> bool:
         """True where the cluster has no such thing."""
         return isinstance(self.error, NotFound)
-
-    @property
-    def hidden(self) -> bool:
-        """True where we have no right to look."""
-        return isinstance(self.error, Refused)
 
     @property
     def items(self) -> list[Manifest]:

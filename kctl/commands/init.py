@@ -8,7 +8,7 @@ import typer
 from kctl.run.options import SetOption
 
 if TYPE_CHECKING:
-    from kctl.run.first import Draft
+    from kctl.config.draft import Draft
 
 
 def init(
@@ -28,7 +28,7 @@ def init(
     import sys
 
     from kctl import console
-    from kctl.run.first import answered, profile_beside, write
+    from kctl.config.draft import answered, profile_beside, write
 
     draft: Draft = answered(name, sets or [], to, sys.stdin.isatty())
     path = write(draft, to)

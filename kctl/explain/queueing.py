@@ -7,9 +7,9 @@ messages count.
 from kctl.backends.facts import Facts
 from kctl.backends.run_view import condition
 from kctl.explain.cause import Cause, Seen, says
+from kctl.manifest import LABEL_QUEUE
 from trainer.schema.contract import Phase
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 OPERATOR = "{cluster} get pods -A -l control-plane=kubeflow-training-operator"
 SILENT_SECONDS = 60.0
 """An operator, a queue or a scheduler that is there has said something by then."""
@@ -53,7 +53,7 @@ def operator_silent(facts: Facts) -> Seen | None:
 
 def suspended(facts: Facts) -> Seen | None:
     """Suspended, and by neither kctl nor a queue."""
-    if facts.view.phase is not Phase.QUEUED or QUEUE_LABEL in facts.labels:
+    if facts.view.phase is not Phase.QUEUED or LABEL_QUEUE in facts.labels:
         return None
     return Seen({}, ("job: spec.runPolicy.suspend is true, without a queue and without kctl's annotation",))
 
@@ -73,7 +73,7 @@ def queue_ignored(facts: Facts) -> Seen | None:
 
 
 def _of_queue(facts: Facts, what: str) -> Seen | None:
-    queue = facts.labels.get(QUEUE_LABEL)
+    queue = facts.labels.get(LABEL_QUEUE)
     return Seen({"queue": queue}, (f"job: names queue {queue}, {what}",)) if queue else None
 
 

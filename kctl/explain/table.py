@@ -26,9 +26,6 @@ CAUSES: dict[Phase, tuple[Cause, ...]] = {
 }
 """Phase of the run -> the causes that can explain it."""
 
-WHOLE = tuple({cause.name: cause for causes in CAUSES.values() for cause in causes}.values())
-"""Every cause once."""
-
 GENERAL = {
     "pods-refused": {one.name for one in REFUSED},
     "unplaced": {one.name for one in (*CLAIMS, *PLACING)},

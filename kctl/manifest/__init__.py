@@ -8,6 +8,9 @@ from trainer.schema.contract import CONTAINER
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON would have it."""
 
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+"""Kueue's, on a job or a pod: its queue."""
+
 
 def the_job(manifests: list[Manifest]) -> Manifest:
     """The one PyTorchJob among rendered manifests."""
@@ -19,8 +22,13 @@ def the_job(manifests: list[Manifest]) -> Manifest:
 
 def pod_of(job: Manifest) -> Manifest:
     """The spec of a job's pods, by its template; empty where it has none."""
+    return template_of(job).get("spec") or {}
+
+
+def template_of(job: Manifest) -> Manifest:
+    """The template of a job's pods; empty where it has none."""
     replicas = ((job.get("spec") or {}).get("pytorchReplicaSpecs") or {}).values()
-    return next(((one.get("template") or {}).get("spec") or {} for one in replicas), {})
+    return next((one.get("template") or {} for one in replicas), {})
 
 
 def requests_of(pod: Manifest) -> dict[str, str]:

@@ -21,7 +21,7 @@ from kctl.manifest.preflight import check
 from kctl.manifest.values import Values, values_of
 from trainer.schema import contract
 from trainer.schema.identity import canonical
-from trainer.schema.memory import ROW, Machines, full_run, too_large
+from trainer.schema.memory import ROW, Room, full_run, too_large
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -76,8 +76,8 @@ def _too_large(config: RunConfig, profile: ClusterProfile) -> list[str]:
     row = ROW if tokens == "auto" else tokens
     run = full_run(config.shape, train, row)
     host = float(quantity(profile.memory))
-    machines = Machines(config.cluster.ranks, profile.gpu.memory_gib * 2**30, config.cluster.nodes, host)
-    reason = too_large(run, machines)
+    room = Room(config.cluster.ranks, profile.gpu.memory_gib * 2**30, config.cluster.nodes, host)
+    reason = too_large(run, room)
     return [] if reason is None else [reason]
 
 

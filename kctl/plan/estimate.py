@@ -6,7 +6,7 @@ from kctl.plan.memory import MEASURED_GPUS, Memory, Packed, memory_of, unmeasure
 from kctl.plan.question import Question
 from trainer.schema.gpus import Machine
 from trainer.schema.parameters import lora_parameters, total_parameters
-from trainer.schema.row_bytes import trained_parameters
+from trainer.schema.row_bytes import WEIGHT_BYTES, trained_parameters
 from trainer.schema.schedule import steps_per_epoch, total_steps
 from trainer.schema.speed import Work, full_seconds, step_seconds
 
@@ -61,7 +61,7 @@ def estimate(question: Question) -> Estimate:
     train, shape, items, machine = question.train, question.shape, question.lengths.items, question.machine
     total = total_parameters(shape)
     trained = lora_parameters(shape, train.lora) if train.lora else {"all": total}
-    published = 4.0 * sum(trained.values()) if train.lora else total * (2.0 if train.precision == "bf16" else 4.0)
+    published = 4.0 * sum(trained.values()) if train.lora else float(total * WEIGHT_BYTES[train.precision])
     memory, packed = memory_of(question, machine) if machine else (None, [])
     return Estimate(
         question=question,

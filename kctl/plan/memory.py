@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from kctl.config.kubernetes_names import quantity
 from kctl.plan.question import Question
 from trainer.schema.gpus import Machine
-from trainer.schema.memory import ROW, Machines, full_run, too_large
+from trainer.schema.memory import ROW, Room, full_run, too_large
 from trainer.schema.memory_plan import MARGIN, momentary_bytes, wanted_tokens
 from trainer.schema.packing import ROW_MULTIPLE, Packing, Rows, pack
 from trainer.schema.parameters import lora_parameters
@@ -106,7 +106,7 @@ def _full(question: Question, machine: Machine) -> tuple[Memory, Packed]:
     ceiling = max(told, *question.lengths.tokens)
     run = full_run(shape, train, ceiling)
     total, host = machine.gpu.memory_gib * GIB, float(quantity(question.loaded.profile.memory))
-    reason = too_large(run, Machines(machine.ranks, total, machine.nodes, host))
+    reason = too_large(run, Room(machine.ranks, total, machine.nodes, host))
     parts = run.parts(machine.ranks) | {"workspace": BESIDE}
     sure = "unsure: fitted to 7 runs on one and two H100; 3 others took 4 to 12 % less"
     memory = Memory(parts, total, reason is None, ceiling, shape.layers, reason or "", sure)

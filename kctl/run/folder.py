@@ -4,7 +4,6 @@ It is written by the run, and by whoever can write there: what is missing, half 
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from kctl.errors import Damaged, NotFound
 from kctl.run.kept import lines_of
 from kctl.run.pull import Entry, parse_manifest
 from trainer.schema.contract import MANIFEST, RunFolder
+from trainer.schema.messages import number, whole
 
 _HERE = RunFolder(Path())
 _LIMIT = 4 << 20
@@ -114,12 +114,12 @@ def read_adapter(files: RunFiles, run: str) -> AdapterView | None:
         base=base_of(train),
         base_digest=_text(manifest.get("base")),
         method=_text(train.get("method")),
-        rank=_whole(lora.get("rank")),
-        expert_rank=_whole(lora.get("expert_rank")),
+        rank=whole(lora.get("rank")),
+        expert_rank=whole(lora.get("expert_rank")),
         data=_text(_map(train.get("data")).get("path")),
         data_digest=_text(manifest.get("data")),
-        step=_whole(manifest.get("step")),
-        loss=_number(losses.get("loss")),
+        step=whole(manifest.get("step")),
+        loss=number(losses.get("loss")),
         size=sum(entry.size for entry in entries),
         sha256=hashlib.sha256(data).hexdigest(),
         files=tuple(entries),
@@ -148,16 +148,14 @@ def read_results(files: RunFiles, run: str) -> Results:
         at = int(record["step"])
         judged = record.get("evaluation")
         if isinstance(judged, dict):
-            evaluations[at] = {
-                str(name): number for name, one in judged.items() if (number := _number(one)) is not None
-            }
-            late = _number(record.get("seconds")) or 0.0
+            evaluations[at] = {str(name): found for name, one in judged.items() if (found := number(one)) is not None}
+            late = number(record.get("seconds")) or 0.0
             continue
-        step, steps, late = max(step, at), _whole(record.get("steps")) or steps, 0.0
-        loss = _number(record.get("loss"))
-        memory = max(filter(None, (memory, _number(record.get("mem_gib")))), default=None)
-        seconds = _number(record.get("seconds")) or seconds
-        rates += filter(None, [_number(record.get("tokens_per_s"))])
+        step, steps, late = max(step, at), whole(record.get("steps")) or steps, 0.0
+        loss = number(record.get("loss"))
+        memory = max(filter(None, (memory, number(record.get("mem_gib")))), default=None)
+        seconds = number(record.get("seconds")) or seconds
+        rates += filter(None, [number(record.get("tokens_per_s"))])
         on_gpu = on_gpu or "gpu_util" in record
     return Results(
         run=run,
@@ -168,7 +166,7 @@ def read_results(files: RunFiles, run: str) -> Results:
         tokens_per_s=statistics.median(rates[1:]) if rates[1:] else None,
         mem_gib=memory,
         on_gpu=on_gpu,
-        seconds=_number(_object(files, _HERE.result.name).get("seconds")) if seconds is None else seconds + late,
+        seconds=number(_object(files, _HERE.result.name).get("seconds")) if seconds is None else seconds + late,
         evaluations=dict(sorted(evaluations.items())),
         answers=_answers(files),
     )
@@ -188,7 +186,7 @@ def _records(files: RunFiles, path: str) -> Iterator[dict[str, Any]]:
     try:
         for line in lines_of(files, path):
             record = _parsed(line)
-            if _whole(record.get("step")) is not None:
+            if whole(record.get("step")) is not None:
                 yield record
     except NotFound:
         return
@@ -223,13 +221,3 @@ def _map(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15 else None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e100:
-        return None
-    return float(value) if math.isfinite(value) else None

@@ -55,6 +55,6 @@ READ = {
         *("no-room-for-checkpoints", "checkpoint-failed", "slow-volume", "damaged-checkpoint", "smaller-plan"),
         *("overfitting", "before-the-first-step"),
     ),
-    "NCCL, lines of NCCL_DEBUG": ("slow-network",),
+    "trainer, startup.py, its first line: over NET/Socket": ("slow-network",),
 }
 """Source -> causes whose words were taken from it; their runs in explain_examples.py are written after it."""

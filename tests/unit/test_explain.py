@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kctl.backends.facts import Facts
 from kctl.backends.run_view import run_view
 from kctl.explain.cause import Found
-from kctl.explain.table import GENERAL, WHOLE
+from kctl.explain.table import CAUSES, GENERAL
 from kctl.explain.table import explained as explained_for
 from tests.unit.explain_examples import EXAMPLES, RUNNING, SAID
 from tests.unit.explain_sources import MADE, READ, WAITING
@@ -37,7 +37,7 @@ from trainer.schema.redaction import redacted
 
 STATUSES = Path(__file__).parents[1] / "cluster" / "statuses"
 RESUME = "kctl submit demo -n team (resumes)"
-NAMES = [cause.name for cause in WHOLE]
+NAMES = list(dict.fromkeys(cause.name for causes in CAUSES.values() for cause in causes))
 
 
 def explained(facts: Facts) -> tuple[Found, ...]:

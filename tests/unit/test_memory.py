@@ -13,7 +13,7 @@ from tests.cli.profiles import profile
 from trainer.pod.environment import host_memory
 from trainer.schema.config import TrainConfig
 from trainer.schema.loading import validated
-from trainer.schema.memory import FullRun, Machines, full_run, too_large
+from trainer.schema.memory import FullRun, Room, full_run, too_large
 from trainer.schema.parameters import known_shape
 
 GIB = 2**30
@@ -29,9 +29,9 @@ def run_of(model: str, row: int = 8192, **fields: Any) -> FullRun:
 RUN = run_of("Qwen3-30B-A3B")
 
 
-def node(gib: float, gpus: int = 8, host: float = 2000) -> Machines:
+def node(gib: float, gpus: int = 8, host: float = 2000) -> Room:
     """One node with GPUs of `gib` GiB each and `host` GiB of memory."""
-    return Machines(gpus, gib * GIB, 1, host * GIB)
+    return Room(gpus, gib * GIB, 1, host * GIB)
 
 
 def test_30b_does_not_fit_on_eight_cards_of_80_gb_but_on_larger_ones() -> None:
@@ -59,7 +59,7 @@ def test_with_offload_it_does_where_the_nodes_have_the_memory() -> None:
     reason = too_large(run, node(79.1, host=400))
     assert reason is not None and "need 682.4 GiB of host memory on each node, which has 400.0" in reason
     assert reason.endswith("more memory for the pod (memory in the cluster profile), 2 such nodes, or method lora")
-    assert too_large(run, Machines(16, 79.1 * GIB, 2, 400 * GIB)) is None
+    assert too_large(run, Room(16, 79.1 * GIB, 2, 400 * GIB)) is None
     still = too_large(run, node(16))
     assert still is not None and "need 7.1 GiB of state" in still and "offload" not in still
 

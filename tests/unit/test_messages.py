@@ -15,6 +15,7 @@ from trainer.schema.messages import (
     Step,
     as_rank,
     attempt_line,
+    number,
     parse_attempt_line,
     parse_message,
     parse_step_line,
@@ -76,6 +77,14 @@ def test_any_json_message_is_read_into_right_types(value: Any) -> None:
     for name, kind in (("step", int), ("steps", int), ("code", int), ("loss", float), ("sentence", str)):
         found = getattr(read, name)
         assert found is None or type(found) is kind
+
+
+def test_numbers_without_measure_are_left_out() -> None:
+    read = parse_message(json.dumps({"step": 10**400, "loss": 10**400, "code": 0, "attempt": -(10**15)}))
+    assert read == Message(code=0)
+    assert number(10**400) is number(-(10**400)) is number(1e100) is number(math.inf) is number(math.nan) is None
+    assert number(True) is number("1") is None
+    assert number(3) == 3.0 and number(-9e99) == -9e99
 
 
 @given(st.text())

@@ -1,7 +1,6 @@
 """What a run's folder says so far. Whatever is missing, half written or no sense is left out: never an error."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from trainer.errors import RunsFolderError
 from trainer.pod.attempts import Attempt, read_attempts
 from trainer.report.lines import Line
 from trainer.schema.contract import RunFolder
-from trainer.schema.messages import parse_attempt_line, parse_step_line
+from trainer.schema.messages import number, parse_attempt_line, parse_step_line
 
 DRAWN = ("loss", "lr", "grad_norm", "tokens_per_s", "mem_gib", "gpu_util")
 """Of a step's record in metrics.jsonl."""
@@ -103,17 +102,10 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-                if isinstance(record, dict) and _number(record.get("step")) is not None:
+                if isinstance(record, dict) and number(record.get("step")) is not None:
                     yield record
     except OSError:
         return
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # Sums and distances of what is larger may have no end, and no chart.
-    return float(value) if abs(value) < 1e100 and math.isfinite(value) else None
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -122,13 +114,13 @@ def _metrics(path: Path) -> dict[str, Any]:
     cost, step, steps, seconds, skipped = Line(), 0.0, 0.0, 0.0, 0
     for record in _records(path):
         at = float(record["step"])
-        step, steps = max(step, at), _number(record.get("steps")) or steps
+        step, steps = max(step, at), number(record.get("steps")) or steps
         judged = record.get("evaluation")
         if isinstance(judged, dict):
             _add(evaluations, judged, at)
-            cost.add(at, _number(record.get("seconds")) or 0.0)
+            cost.add(at, number(record.get("seconds")) or 0.0)
         else:
-            seconds = _number(record.get("seconds")) or seconds
+            seconds = number(record.get("seconds")) or seconds
             skipped += "loss" in record and record["loss"] is None
             _add(drawn, {name: record[name] for name in DRAWN if name in record}, at)
     late = sum(value for at, value in zip(cost.steps, cost.values, strict=True) if at >= step)
@@ -145,10 +137,10 @@ def _metrics(path: Path) -> dict[str, Any]:
 
 def _add(lines: dict[str, Line], values: dict[str, Any], step: float) -> None:
     for name, value in values.items():
-        number = _number(value)
-        line = lines.setdefault(name, Line()) if number is not None else None
-        if line is not None and number is not None and (not len(line) or line.steps[-1] < step):
-            line.add(step, number)
+        found = number(value)
+        line = lines.setdefault(name, Line()) if found is not None else None
+        if line is not None and found is not None and (not len(line) or line.steps[-1] < step):
+            line.add(step, found)
 
 
 def _answers(path: Path) -> tuple[Answers, ...]:

@@ -17,10 +17,8 @@ from typing import Literal
 
 from trainer.schema.config import TrainConfig
 from trainer.schema.parameters import Shape, total_parameters
-from trainer.schema.row_bytes import layer_input_bytes, logit_bytes, recomputed_layer_bytes
+from trainer.schema.row_bytes import WEIGHT_BYTES, layer_input_bytes, logit_bytes, recomputed_layer_bytes
 
-WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
-"""A parameter's, divided by the ranks."""
 STATE_BYTES = 16
 """A parameter's in fp32, divided by the ranks: the sum of its gradients, its master, two moments."""
 OFFLOADED_BYTES = 24
@@ -36,13 +34,13 @@ MOST_GPUS = 1024
 ROW = 8192
 """Tokens of a row on a GPU, where ops.max_tokens is auto."""
 _USABLE = 0.96
-"""Of a GPU's memory; trainer.schema.memory_plan.MARGIN is the rest."""
+"""Of a GPU's memory. Chosen when LoRA runs left 0.04 of it free (MARGIN, 0.03 now); full-parameter runs kept it."""
 _MULTIPLE = 128
 
 
 @dataclass(frozen=True)
-class Machines:
-    """What a run gets."""
+class Room:
+    """What a run gets of machines."""
 
     gpus: int
     """On all nodes."""
@@ -112,47 +110,44 @@ def _largest_two(shape: Shape) -> int:
     return sum(sorted([shape.vocab * shape.hidden] * 2 + layers)[-2:])
 
 
-def too_large(run: FullRun, machines: Machines) -> str | None:
-    """Why the run cannot be on these machines, and what may fit; None where it may.
+def too_large(run: FullRun, room: Room) -> str | None:
+    """Why the run cannot be in this room, and what may fit; None where it may.
 
     An estimate of what torch reserves, for kctl; the trainer asks without `units` and so refuses what has no chance.
     """
-    if not run.fits(machines.gpus, machines.gpu_bytes):
-        return _gpus_too_small(run, machines)
-    need = run.on_host(machines.nodes)
-    if not run.offload or need <= machines.host_bytes:
+    if not run.fits(room.gpus, room.gpu_bytes):
+        return _gpus_too_small(run, room)
+    need = run.on_host(room.nodes)
+    if not run.offload or need <= room.host_bytes:
         return None
-    more = math.ceil(need * machines.nodes / machines.host_bytes)
+    more = math.ceil(need * room.nodes / room.host_bytes)
     return (
         f"train.ops.offload: {run.parameters / 1e9:.3g} billion parameters need {_gib(need)} GiB of host memory on "
-        f"each node, which has {_gib(machines.host_bytes)}; what may fit: more memory for the pod (memory in the "
+        f"each node, which has {_gib(room.host_bytes)}; what may fit: more memory for the pod (memory in the "
         f"cluster profile), {more} such nodes, or method lora"
     )
 
 
-def _gpus_too_small(run: FullRun, machines: Machines) -> str:
-    state, usable = run.state(machines.gpus), _USABLE * machines.gpu_bytes
-    beside = run.on_gpu(machines.gpus) - state
+def _gpus_too_small(run: FullRun, room: Room) -> str:
+    state, usable = run.state(room.gpus), _USABLE * room.gpu_bytes
+    beside = run.on_gpu(room.gpus) - state
     need = f"{_gib(state)} GiB of state and about {_gib(beside)} for rows of {run.row:,} tokens and what is exchanged"
     return (
-        f"train.method full: {run.parameters / 1e9:.3g} billion parameters need {need} on each of {machines.gpus} "
-        f"GPUs, of whose {_gib(machines.gpu_bytes)} GiB {_gib(usable)} can be used; what may fit: "
-        f"{', or '.join([*_remedies(run, machines), 'GPUs with more memory', 'method lora'])}"
+        f"train.method full: {run.parameters / 1e9:.3g} billion parameters need {need} on each of {room.gpus} "
+        f"GPUs, of whose {_gib(room.gpu_bytes)} GiB {_gib(usable)} can be used; what may fit: "
+        f"{', or '.join([*_remedies(run, room), 'GPUs with more memory', 'method lora'])}"
     )
 
 
-def _remedies(run: FullRun, machines: Machines) -> Iterator[str]:
-    if not run.offload and replace(run, offload=True).fits(machines.gpus, machines.gpu_bytes):
-        need = _gib(run.on_host(machines.nodes))
-        yield (
-            f"train.ops.offload: true with {need} GiB of host memory on each node, which has "
-            f"{_gib(machines.host_bytes)}"
-        )
-    rest = _USABLE * machines.gpu_bytes - replace(run, row=0).on_gpu(machines.gpus)
+def _remedies(run: FullRun, room: Room) -> Iterator[str]:
+    if not run.offload and replace(run, offload=True).fits(room.gpus, room.gpu_bytes):
+        need = _gib(run.on_host(room.nodes))
+        yield f"train.ops.offload: true with {need} GiB of host memory on each node, which has {_gib(room.host_bytes)}"
+    rest = _USABLE * room.gpu_bytes - replace(run, row=0).on_gpu(room.gpus)
     tokens = int(rest / run.token_bytes) // _MULTIPLE * _MULTIPLE if run.token_bytes else 0
     if tokens >= _MULTIPLE:
         yield f"train.ops.max_tokens: {tokens} if no item is longer"
-    more = (gpus for gpus in range(machines.gpus + 1, MOST_GPUS + 1) if run.fits(gpus, machines.gpu_bytes))
+    more = (gpus for gpus in range(room.gpus + 1, MOST_GPUS + 1) if run.fits(gpus, room.gpu_bytes))
     if (enough := next(more, None)) is not None:
         yield f"{enough} such GPUs"
 

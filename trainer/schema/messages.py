@@ -4,7 +4,6 @@ The trainer writes, kctl reads; whatever else stands in a log or in a message is
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,12 +100,12 @@ def parse_message(text: str) -> Message:
     if not isinstance(value, dict):
         return Message(sentence=redacted(text.strip().splitlines()[-1])[:500] if text.strip() else None)
     return Message(
-        step=_whole(value.get("step")),
-        steps=_whole(value.get("steps")),
-        loss=_number(value.get("loss")),
-        code=_whole(value.get("code")),
+        step=whole(value.get("step")),
+        steps=whole(value.get("steps")),
+        loss=number(value.get("loss")),
+        code=whole(value.get("code")),
         sentence=_text(value.get("sentence")),
-        attempt=_whole(value.get("attempt")),
+        attempt=whole(value.get("attempt")),
     )
 
 
@@ -114,11 +113,16 @@ def _text(value: Any) -> str | None:
     return " ".join(value.split()) if isinstance(value, str) and value.strip() else None
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def whole(value: Any) -> int | None:
+    """A whole number of JSON that somebody else wrote; None for all else, and from 1e15 on: no count is so large."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15 else None
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def number(value: Any) -> float | None:
+    """A number of JSON that somebody else wrote; None for all else, NaN, and from 1e100 on.
+
+    Sums and distances of larger ones may have no end, and an int of 400 digits is no float.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e100:
         return None
     return float(value)

@@ -140,21 +140,12 @@ def _mlp_only(config: Mapping[str, Any], layers: int) -> set[int]:
 
 def total_parameters(shape: Shape) -> int:
     """Every parameter of the base model."""
-    return _parameters(shape, shape.experts)
-
-
-def active_parameters(shape: Shape) -> int:
-    """The parameters that one token passes through (all of a dense model), embeddings included."""
-    return _parameters(shape, shape.experts_per_token)
-
-
-def _parameters(shape: Shape, experts: int) -> int:
     hidden, query, keys = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = 2 * hidden * query + 2 * hidden * keys
     attention += (query + 2 * keys if shape.qkv_bias else 0) + (hidden if shape.output_bias else 0)
     attention += 2 * shape.head_dim if shape.qk_norm else 0
     shared = 3 * hidden * shape.shared_width + (hidden if shape.shared_width else 0)  # the gate of the shared expert
-    mixture = experts * 3 * hidden * shape.expert_width + shape.experts * hidden + shared
+    mixture = shape.experts * 3 * hidden * shape.expert_width + shape.experts * hidden + shared
     mlp = shape.mlp_layers * 3 * hidden * shape.mlp_width + shape.expert_layers * mixture
     embeddings = shape.vocab * hidden * (1 if shape.tied else 2)
     return embeddings + shape.layers * (attention + shape.norms * hidden) + mlp + hidden

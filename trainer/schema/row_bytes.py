@@ -14,6 +14,8 @@ from trainer.schema.memory_plan import Costs, MemoryPlan, choose, engine_bytes, 
 from trainer.schema.method import Lora
 from trainer.schema.parameters import Shape, lora_parameters, rank_on_experts, total_parameters
 
+WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+"""Of one weight, and of one value that a layer computes, by train.precision."""
 CHUNK = 256
 """Labels whose logits are held at once: 256 x 151,936 x 4 bytes = 156 MB for Qwen3."""
 LOGIT_BYTES = 14
@@ -34,7 +36,7 @@ def hidden_width(shape: Shape) -> int:
 
 def layer_bytes(shape: Shape, train: TrainConfig) -> float:
     """Bytes a token that all layers together keep for backward."""
-    width = 2 if train.precision == "bf16" else 4
+    width = WEIGHT_BYTES[train.precision]
     query, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     times = 3 if shape.qk_norm else 2  # a norm's input is kept, rope's is not: it is linear
     common = width * (2 * shape.hidden + times * (query + keys)) + 4 * shape.heads
@@ -84,7 +86,7 @@ def _slopes(shape: Shape, train: TrainConfig) -> tuple[float, float]:
 
 def layer_input_bytes(shape: Shape, train: TrainConfig) -> float:
     """Bytes a token of all layers' inputs, all that is kept where all are recomputed."""
-    return float((2 if train.precision == "bf16" else 4) * shape.hidden * shape.layers)
+    return float(WEIGHT_BYTES[train.precision] * shape.hidden * shape.layers)
 
 
 def recomputed_layer_bytes(shape: Shape, train: TrainConfig) -> float:
@@ -93,7 +95,7 @@ def recomputed_layer_bytes(shape: Shape, train: TrainConfig) -> float:
 
 
 def _moment_bytes(shape: Shape, train: TrainConfig) -> float:
-    return TRANSIENT * (2 if train.precision == "bf16" else 4) * hidden_width(shape)
+    return TRANSIENT * WEIGHT_BYTES[train.precision] * hidden_width(shape)
 
 
 def trained_parameters(shape: Shape, train: TrainConfig) -> int:
@@ -104,7 +106,7 @@ def trained_parameters(shape: Shape, train: TrainConfig) -> int:
 def held_bytes(shape: Shape, train: TrainConfig, ranks: int) -> dict[str, float]:
     """What a LoRA run holds on each GPU whatever its rows are, by part."""
     trained = trained_parameters(shape, train)
-    weights = total_parameters(shape) * (2.0 if train.precision == "bf16" else 4.0)
+    weights = float(WEIGHT_BYTES[train.precision] * total_parameters(shape))
     return {"weights": weights, "adapter": 4.0 * trained, **engine_bytes(trained, ranks)}
 
 

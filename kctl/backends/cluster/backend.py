@@ -17,7 +17,6 @@ from kctl.backends.cluster.kubeconfig import Connection, connection
 from kctl.backends.cluster.logs import Given, lines
 from kctl.backends.cluster.pods import by_run
 from kctl.backends.cluster.queues import deactivate_workloads
-from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.cluster.watch import snapshots
 from kctl.backends.cluster.writing import writable
 from kctl.backends.facts import Facts
@@ -26,7 +25,7 @@ from kctl.backends.run_view import newest_warning
 from kctl.backends.survey import Questions, Survey
 from kctl.backends.volume import Volume
 from kctl.errors import AlreadyExists, NotFound, Refused, TimedOut, UsageError
-from kctl.manifest import Manifest, config_map_of
+from kctl.manifest import LABEL_QUEUE, Manifest, config_map_of
 from trainer.schema.contract import LABEL_JOB_NAME, LABEL_RUN
 
 RESOURCES = {

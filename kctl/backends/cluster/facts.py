@@ -11,10 +11,9 @@ from typing import Any
 from kctl.backends.cluster.api import READ_SECONDS, Api
 from kctl.backends.cluster.logs import Given, decoded_lines, lines
 from kctl.backends.cluster.queues import LABEL_JOB_UID, VOLCANO, kueue_path
-from kctl.backends.cluster.volume_pod import LABEL_QUEUE
 from kctl.backends.facts import LOG_TAIL, Facts, last_lines, pod_with_log
 from kctl.errors import NotFound, Refused, Unreachable
-from kctl.manifest import Manifest
+from kctl.manifest import LABEL_QUEUE, Manifest
 from trainer.schema.contract import CONTAINER
 
 MOST_PODS = 4

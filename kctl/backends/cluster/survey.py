@@ -9,7 +9,7 @@ from kctl.backends.cluster.queues import KUEUE, VOLCANO, kueue_path
 from kctl.backends.cluster.registry import digest_of
 from kctl.backends.survey import NOT_ASKED, Answer, Questions, Right, Survey
 from kctl.errors import KctlError, NotFound, Refused, Unreachable
-from kctl.manifest import Manifest
+from kctl.manifest import Manifest, template_of
 
 OPERATOR_LABEL = "control-plane=kubeflow-training-operator"
 TRIED = "kctl-doctor"
@@ -108,7 +108,7 @@ def _job(api: Api, namespace: str, job: Manifest | None) -> Answer:
 def _pod(api: Api, namespace: str, job: Manifest | None) -> Answer:
     if job is None:
         return NOT_ASKED
-    template = copy.deepcopy(next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"])
+    template = copy.deepcopy(template_of(job))
     metadata = {**(template.get("metadata") or {}), "name": TRIED, "namespace": namespace}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
     spec = {**template["spec"], "restartPolicy": "Never"}  # as the operator has it for ExitCode

@@ -14,7 +14,7 @@ from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.errors import cut
 from kctl.backends.cluster.watch import snapshots
 from kctl.errors import AlreadyExists, KctlError, NotFound, TimedOut
-from kctl.manifest import Manifest
+from kctl.manifest import LABEL_QUEUE, Manifest, pod_of
 from trainer.schema.contract import CONTAINER, LABEL_RUN, RUNS_MOUNT
 from trainer.schema.identity import canonical
 
@@ -24,7 +24,6 @@ WRITER_IDLE_SECONDS = "300"
 """kctl push removes its pod itself; one that was killed leaves the volume alone after this."""
 _ABSENT = re.compile(r'persistentvolumeclaim "[^"]+" not found')
 """The scheduler's words."""
-LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_ROLE = "kctl.dev/role"
 SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
@@ -95,7 +94,7 @@ def _rendered(values: dict[str, Any]) -> Manifest:
 
 def _pod(job: Manifest) -> tuple[Manifest, Manifest]:
     """The spec of the job's pods, and their container."""
-    spec: Manifest = next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"]
+    spec = pod_of(job)
     return spec, next(one for one in spec["containers"] if one["name"] == CONTAINER)
 
 

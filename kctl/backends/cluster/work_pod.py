@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.logs import Given, lines
-from kctl.backends.cluster.volume_pod import LABEL_QUEUE, LABEL_ROLE, remove, states, too_late
+from kctl.backends.cluster.volume_pod import LABEL_ROLE, remove, states, too_late
 from kctl.backends.protocol import Work
 from kctl.errors import AlreadyExists, NotFound, Refused, RunFailed
-from kctl.manifest import Manifest
+from kctl.manifest import LABEL_QUEUE, Manifest, pod_of
 from trainer.schema.contract import CONTAINER, LABEL_RUN
 
 WITHOUT_RANKS = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "16Gi"}}
@@ -24,7 +24,7 @@ _PAUSE = 1.0
 def work_pod(job: Manifest, work: Work) -> Manifest:
     """The pod of `work` on the job's run, as one creates it."""
     metadata, run = job["metadata"], str(job["metadata"]["name"])
-    spec = copy.deepcopy(next(iter(job["spec"]["pytorchReplicaSpecs"].values()))["template"]["spec"])
+    spec = copy.deepcopy(pod_of(job))
     container = next(one for one in spec["containers"] if one["name"] == CONTAINER)
     spec["containers"] = [container]  # a sidecar is the run's own business, and might never end
     container["command"] = ["tini", "--", *work.argv(str(job["spec"].get("nprocPerNode", "auto")))]

@@ -1,4 +1,4 @@
-"""A first run config: a few questions, each answered by --set, by a person or by its default; written once.
+"""A first run config: a few blanks, each filled by --set, by a person or by its default; written once.
 
 Every answer is checked when it is given, as a field of a whole config: what others still lack is filled in meanwhile.
 """
@@ -27,7 +27,7 @@ _FORMATS = {".json": "chameleons", ".jsonl": "messages"}
 
 
 @dataclass(frozen=True)
-class Question:
+class Blank:
     """One field: what is asked, and the answer of who only presses return; None: there must be one."""
 
     path: str
@@ -45,13 +45,13 @@ class Draft:
     value: Value
 
 
-QUESTIONS = (
-    Question("train.model.path", "base model, its folder below the models volume", lambda value: None),
-    Question("train.data.path", "training file, below the data volume", lambda value: None),
-    Question("train.data.format", "its format (chameleons, messages, prompt_completion)", lambda value: _format(value)),
-    Question("train.lora.rank", "rank of the adapters", lambda value: "32", quoted=False),
-    Question("train.optim.lr", "learning rate", lambda value: "2.0e-4", quoted=False),
-    Question("cluster.gpus_per_node", "GPUs (0: on CPUs)", lambda value: "8", quoted=False),
+BLANKS = (
+    Blank("train.model.path", "base model, its folder below the models volume", lambda value: None),
+    Blank("train.data.path", "training file, below the data volume", lambda value: None),
+    Blank("train.data.format", "its format (chameleons, messages, prompt_completion)", lambda value: _format(value)),
+    Blank("train.lora.rank", "rank of the adapters", lambda value: "32", quoted=False),
+    Blank("train.optim.lr", "learning rate", lambda value: "2.0e-4", quoted=False),
+    Blank("cluster.gpus_per_node", "GPUs (0: on CPUs)", lambda value: "8", quoted=False),
 )
 _MEANWHILE: Value = {
     "name": "x",
@@ -66,7 +66,7 @@ _MEANWHILE: Value = {
 
 
 def answered(name: str | None, sets: list[str], to: Path, asks: bool) -> Draft:
-    """Every question answered. UsageError names what is missing where nobody can be asked, or a file that is there."""
+    """Every blank filled. UsageError names what is missing where nobody can be asked, or a file that is there."""
     value: Value = {"name": "", "train": {}}
     for assignment in sets:
         apply_set(RunConfig, value, assignment)
@@ -79,13 +79,13 @@ def answered(name: str | None, sets: list[str], to: Path, asks: bool) -> Draft:
     value["name"] = _prefix(name)
     _checked(value)
     refuse_existing(config_path(name, to))
-    open_questions = [question for question in QUESTIONS if not _given(value, question.path)]
-    missing = [one.path for one in open_questions if one.default(value) is None]
+    blanks = [blank for blank in BLANKS if not _given(value, blank.path)]
+    missing = [one.path for one in blanks if one.default(value) is None]
     if missing and not asks:
         flags = " ".join(f"--set {path}=..." for path in missing)
         raise UsageError(f"there is no terminal to ask at: add {flags}")
-    for question in open_questions:
-        _answer(value, question, asks)
+    for blank in blanks:
+        _answer(value, blank, asks)
     if value.get("cluster", {}).get("gpus_per_node") == 0:
         value["cluster"].setdefault("processes_per_node", 1)
     validated(RunConfig, value, "kctl init")
@@ -93,16 +93,16 @@ def answered(name: str | None, sets: list[str], to: Path, asks: bool) -> Draft:
     return Draft(name, value)
 
 
-def _answer(value: Value, question: Question, asks: bool) -> None:
+def _answer(value: Value, blank: Blank, asks: bool) -> None:
     def put(text: str) -> None:
         tried = merged(value, {})
-        apply_set(RunConfig, tried, f"{question.path}={json.dumps(text) if question.quoted else text}")
+        apply_set(RunConfig, tried, f"{blank.path}={json.dumps(text) if blank.quoted else text}")
         _checked(tried)
         value.update(tried)
 
-    default = question.default(value)
+    default = blank.default(value)
     if asks:
-        _asked(question.text, default, put)
+        _asked(blank.text, default, put)
     else:
         put(str(default))
 
@@ -136,7 +136,7 @@ def _checked(value: Value) -> None:
 
 
 def _given(value: Value, path: str) -> bool:
-    """True where the question has its answer, or another field has made it idle."""
+    """True where the blank is filled, or another field has made it idle."""
     train = value["train"]
     if (path == "train.model.path" and "hub" in train.get("model", {})) or (
         path == "train.lora.rank" and train.get("method") == "full"
