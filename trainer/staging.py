@@ -1,4 +1,4 @@
-"""Files that arrive on a volume: kept aside under what they are to be, checked, then shown by a rename each.
+"""Files that arrive on a volume: kept aside under what they are to be, checked, then shown, each at once.
 
 A file on its way lies in FOLDER, called after its path and its sha256: what was cut goes on at its byte, and the bytes
 of another content are never continued. No link is followed, nothing above the root is touched. Standard library only.
