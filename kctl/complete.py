@@ -139,7 +139,8 @@ def _runs(given: list[str]) -> list[str]:
 
         folders = [path for path in (state_root() / "jobs").glob("[!.]*") if path.is_dir()]
         newest = sorted(folders, key=lambda path: -path.stat().st_mtime)
-        return [path.name for path in newest] + [f"@{tag}" for path in newest for tag in _tags(path / "job.json")]
+        tags = (f"@{tag}" for path in newest for tag in _tags(path / "job.json"))
+        return [one for one in (*(path.name for path in newest), *tags) if names.is_name(one)]
     after = dict(itertools.pairwise(given))
     return names.on_clusters(after.get("-n", after.get("--namespace")), after.get("--context"))
 

@@ -6,6 +6,7 @@ take and give JSON (trainer.staging says what they do); what takes long says so 
 """
 
 import argparse
+import contextlib
 import json
 import re
 import socket
@@ -147,7 +148,8 @@ def main() -> int:
         return serve("take files for one folder", Receiver, rest)
     parser.add_argument("--root", type=Path, required=True)
     root = parser.parse_args().root
-    with Server(root, None, Receiver) as server, socket.socket(fileno=chosen.connection) as connection:
+    broken = contextlib.suppress(OSError)  # by Ctrl-C at the other end: no event
+    with Server(root, None, Receiver) as server, socket.socket(fileno=chosen.connection) as connection, broken:
         Receiver(connection, ("", 0), server)
     return 0
 

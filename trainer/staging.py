@@ -1,4 +1,4 @@
-"""Files that arrive on a volume: kept aside under what they are to be, checked, then shown by a rename each.
+"""Files that arrive on a volume: kept aside under what they are to be, checked, then shown, each at once.
 
 A file on its way lies in FOLDER, called after its path and its sha256: what was cut goes on at its byte, and the bytes
 of another content are never continued. No link is followed, nothing above the root is touched. Standard library only.
@@ -21,10 +21,12 @@ from typing import Any, BinaryIO
 FOLDER = ".kctl-push"
 """Directly below the root; gone once nothing is on its way."""
 BUSY_SECONDS = 60.0
-"""Another content for the same path is left alone that long: somebody may be sending it."""
+"""Another content for the same path is left alone until nothing has arrived for so long: somebody may be sending."""
 KEPT_SECONDS = 7 * 86400.0
 """What nobody went on with for a week is removed."""
 _CHUNK = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What NFS and FUSE say where a file cannot have two names."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Tick = Callable[[], None]
@@ -99,15 +101,19 @@ def found(root: Path, file: Arriving) -> dict[str, int | None]:
     """
     there = None
     with contextlib.suppress(FileNotFoundError), below(root, file.parts[:-1]) as folder:
-        status = os.stat(file.parts[-1], dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EEXIST, "something that is no file is there", file.path)
-        there = status.st_size
+        there = _size(folder, file.parts[-1], file.path)
     with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
         for name in (file.whole, file.part):
             with contextlib.suppress(FileNotFoundError):
-                return {"there": there, "sent": os.stat(name, dir_fd=folder).st_size}
+                return {"there": there, "sent": _size(folder, name, f"{FOLDER}/{name}")}
     return {"there": there, "sent": 0}
+
+
+def _size(folder: int, name: str, path: str) -> int:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EEXIST, "something that is no file is there", path)
+    return status.st_size
 
 
 def clean(root: Path, files: Sequence[Arriving]) -> None:
@@ -115,10 +121,12 @@ def clean(root: Path, files: Sequence[Arriving]) -> None:
     keys = {file.key: {file.whole, file.part} for file in files}
     with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
         with os.scandir(folder) as entries:
-            ages = {entry.name: time.time() - entry.stat(follow_symlinks=False).st_mtime for entry in entries}
+            kept = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+        ages = {entry.name: time.time() - entry.stat(follow_symlinks=False).st_mtime for entry in kept}
+        quiet = min(ages.values(), default=0.0) > BUSY_SECONDS
         for name, age in ages.items():
             superseded = name not in keys.get(name[:17], {name})
-            if age > KEPT_SECONDS or (superseded and age > BUSY_SECONDS):
+            if age > KEPT_SECONDS or (superseded and quiet):
                 os.unlink(name, dir_fd=folder)
 
 
@@ -156,35 +164,58 @@ def check(root: Path, file: Arriving, tick: Tick) -> bool:
     with below(root, [FOLDER], make=True) as folder:
         if file.size == 0:  # nothing was sent
             os.close(os.open(file.part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664, dir_fd=folder))
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(file.whole, dir_fd=folder).st_size == file.size:
-                return True
-        with contextlib.suppress(FileNotFoundError):
-            if _is(folder, file.part, file, tick):
-                os.rename(file.part, file.whole, src_dir_fd=folder, dst_dir_fd=folder)
-                return True
-            os.unlink(file.part, dir_fd=folder)
+        for name in (file.whole, file.part):
+            with contextlib.suppress(FileNotFoundError):
+                if _is(folder, name, file, tick):
+                    os.rename(name, file.whole, src_dir_fd=folder, dst_dir_fd=folder)
+                    return True
+                os.unlink(name, dir_fd=folder)
     return False
 
 
 def publish(root: Path, files: Sequence[Arriving], replace: bool, tick: Tick) -> None:
-    """Show all files, each by a rename. OSError before the first where one did not arrive, or another is in the way."""
+    """Show all files, each at once. OSError before the first where one did not arrive, or another is in the way.
+
+    Without `replace` a file that comes there even later is kept: OSError then, with those before it shown.
+    """
     waiting = [file for file in files if not _shown(root, file, replace, tick)]
     for file in waiting:
         with below(root, [FOLDER]) as staged, below(root, file.parts[:-1], make=True) as folder:
-            os.rename(file.whole, file.parts[-1], src_dir_fd=staged, dst_dir_fd=folder)
+            _show(staged, folder, file, replace)
             os.fsync(folder)
     with contextlib.suppress(OSError):  # others' files are on their way, or it was never there
         (root / FOLDER).rmdir()
 
 
+def _show(staged: int, folder: int, file: Arriving, replace: bool) -> None:
+    name = file.parts[-1]
+    if not replace:
+        try:
+            os.link(file.whole, name, src_dir_fd=staged, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(file.whole, dir_fd=staged)
+            return
+        except FileExistsError:
+            raise _another(file) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    os.rename(file.whole, name, src_dir_fd=staged, dst_dir_fd=folder)
+
+
+def _another(file: Arriving) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "another file has come there meanwhile", file.path)
+
+
 def _shown(root: Path, file: Arriving, replace: bool, tick: Tick) -> bool:
     """True where it is at its path already; False where it may be put there."""
     with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
-        os.stat(file.whole, dir_fd=folder)
-        if found(root, file)["there"] is not None and not replace and not same(root, file, tick):
-            raise FileExistsError(errno.EEXIST, "another file has come there meanwhile", file.path)
-        return False
+        _size(folder, file.whole, f"{FOLDER}/{file.whole}")
+        if found(root, file)["there"] is None or replace:
+            return False
+        if not same(root, file, tick):
+            raise _another(file)
+        os.unlink(file.whole, dir_fd=folder)
+        return True
     if not same(root, file, tick):
         raise FileNotFoundError(errno.ENOENT, "what was sent of it is gone", file.path)
     return True

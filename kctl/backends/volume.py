@@ -73,7 +73,7 @@ class Volume:
         return bool(self._post("/check", [file])["right"][0])
 
     def publish(self, files: Sequence[VolumeFile], replace: bool) -> None:
-        """Show all files, which were checked, each by a rename."""
+        """Show all files, which were checked, each at once; without `replace` never over another."""
         self._post("/publish", files, replace=replace)
 
     def close(self) -> None:

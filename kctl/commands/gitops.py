@@ -178,7 +178,7 @@ def _check(to: Path, entries: "list[Entry]", allow_older: bool) -> None:
     passed = {folder.State.SAME, folder.State.KEPT} | ({folder.State.OLDER} if allow_older else set())
     for entry in entries:
         if entry.state not in (folder.State.SAME, folder.State.KEPT):
-            console.data(_about(entry))
+            console.data(console.printable(_about(entry)))  # a field's name is whatever stands in the file
     wrong = [entry for entry in entries if entry.state not in passed]
     listed = [entry.run for entry in entries if entry.state is not folder.State.NEW]
     stale = bool(listed) and folder.stale(to, listed)

@@ -11,13 +11,15 @@ from kctl import console
 from kctl.backends.protocol import Backend, RunFiles
 from kctl.backends.run_view import pod_view
 from kctl.backends.times import nanoseconds
-from kctl.errors import KctlError
+from kctl.errors import Damaged, KctlError
 
 LATE_SECONDS = 10.0
 """The launcher speaks as soon as it runs: a log whose first line is younger than its container by more than this has
 lost its beginning. No kubelet rotates sooner."""
 HEAD = 1_000
 """Lines of the kubelet's log by which their place on the volume is found."""
+LINE_LIMIT = 4 << 20
+"""Bytes: what has no end of a line for longer was not written by a run, and is not held."""
 
 _LOG = re.compile(r"attempt-(\d+)-node-(\d+)\.log")
 """RunFolder.log"""
@@ -39,11 +41,15 @@ def kept_lines(files: RunFiles, name: str) -> Iterator[str]:
 
 
 def lines_of(files: RunFiles, path: str) -> Iterator[str]:
-    """The lines of a file of the run, without newlines."""
+    """The lines of a file of the run, without newlines. Damaged at one that does not end within LINE_LIMIT."""
     rest = b""
     for chunk in files.read(path):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.decode(errors="replace") for line in lines)
+        if len(rest) > LINE_LIMIT:
+            raise Damaged(
+                f"{path}: a line of more than {LINE_LIMIT >> 20} MiB: not written by a run; look at it on the volume"
+            )
     if rest:
         yield rest.decode(errors="replace")
 

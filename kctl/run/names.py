@@ -35,10 +35,11 @@ def read() -> dict[str, list[str]]:
     if not isinstance(found, dict):
         return {}
     lists = {place: names for place, names in found.items() if _PLACE.fullmatch(place) and isinstance(names, list)}
-    return {place: [one for one in names if _is_name(one)] for place, names in lists.items()}
+    return {place: [one for one in names if is_name(one)] for place, names in lists.items()}
 
 
-def _is_name(one: object) -> bool:
+def is_name(one: object) -> bool:
+    """Whether it is a run's name, or a tag as it is typed: a shell takes it as it is."""
     return isinstance(one, str) and _NAME.fullmatch(one) is not None
 
 

@@ -184,16 +184,20 @@ def _arrived(answer: tuple[int, list[Found]]) -> int:
 
 
 def _chunks(path: Path, offset: int, count: int, progress: Callable[[int], None]) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as data:
-        data.seek(offset)
-        end = offset + count
-        while offset < end:
-            chunk = data.read(min(_CHUNK, end - offset))
-            if not chunk:
-                raise KctlError(f"{path}: became shorter while it was pushed; push it again once it is complete")
-            offset += len(chunk)
-            yield chunk
-            progress(offset)
+    """KctlError where the file cannot be read: to send it again is of no use, as it is where a connection broke."""
+    try:
+        with path.open("rb", buffering=0) as data:
+            data.seek(offset)
+            end = offset + count
+            while offset < end:
+                chunk = data.read(min(_CHUNK, end - offset))
+                if not chunk:
+                    raise KctlError(f"{path}: became shorter while it was pushed; push it again once it is complete")
+                offset += len(chunk)
+                yield chunk
+                progress(offset)
+    except OSError as error:
+        raise KctlError(f"{path}: {error.strerror or error}; mend it and push again") from None
 
 
 def steadily(act: Callable[[], Answer]) -> Answer:

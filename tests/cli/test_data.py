@@ -279,3 +279,22 @@ def test_ctrl_c_leaves_nothing_behind(here: Path) -> None:
             out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, b"") and b"Traceback" not in err
     assert not list(here.glob("*out.jsonl*"))
+
+
+def test_a_file_that_comes_meanwhile_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dangling").symlink_to("nowhere")
+    code, _, err = kctl(capsys, "sample", "chats.jsonl", "dangling", "--max", "1")
+    assert code == 2 and "dangling: exists" in err and not Path("nowhere").exists()
+    os.mkfifo("slow.jsonl")
+    words = [KCTL, "data", "convert", "slow.jsonl", "out.jsonl", "--to", "prompt_completion", "--format", "messages"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with Path("slow.jsonl").open("wb") as pipe:
+            pipe.write((here / "chats.jsonl").read_bytes().splitlines(keepends=True)[1])
+            deadline = time.monotonic() + 20
+            while not list(here.glob(".out.jsonl.*")):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            Path("out.jsonl").write_text("theirs")
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (1, "") and "out.jsonl: came meanwhile, and is kept; move it away" in err
+    assert Path("out.jsonl").read_text() == "theirs" and not list(here.glob(".*"))

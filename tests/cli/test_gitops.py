@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from kctl.cli import run
 from kctl.manifest.folder import State, entries_of, write_run
-from kctl.manifest.render import render
+from kctl.manifest.render import digest_of, render, to_yaml
 from tests.cli.profiles import DIGEST, cases, config, profile
+from trainer.schema.contract import ANNOTATION_MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
@@ -147,6 +148,16 @@ def test_what_a_person_changed_is_seen_and_left(repository: Repository) -> None:
     assert repository.render("--update", one)[1] == [f"updated {Path('deploy') / path.name}"]
     path.write_bytes(b"# a comment is no change\n" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert repository.render("--check")[0] == 0
+
+
+def test_what_a_file_calls_its_fields_moves_no_cursor(repository: Repository) -> None:
+    repository.render()
+    path = repository.deploy / f"{repository.runs()[0]}.yaml"
+    manifests = list(yaml.safe_load_all(path.read_text()))
+    manifests[-1]["metadata"]["labels"]["\x1b[2J"] = "x"
+    manifests[-1]["metadata"]["annotations"][ANNOTATION_MANIFEST] = digest_of(manifests)
+    path.write_text(to_yaml(manifests))
+    assert "labels.\\x1b[2J" in repository.render("--check")[1][0]
 
 
 def test_a_run_is_removed_by_name(repository: Repository) -> None:

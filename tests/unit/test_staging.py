@@ -1,5 +1,6 @@
 """What arrives on a volume is whole or not seen, lies below the root, and is nobody else's."""
 
+import errno
 import hashlib
 import io
 import os
@@ -106,3 +107,53 @@ def test_what_nobody_goes_on_with_is_removed(tmp_path: Path) -> None:
         os.utime(aside / file.part, (when, when))
     clean(tmp_path, [ours])
     assert {path.name for path in aside.iterdir()} == {ours.part, elsewhere.part}
+
+
+def test_a_push_that_is_still_sending_loses_nothing_to_another(tmp_path: Path) -> None:
+    """What it finished minutes ago stays while it sends the next file; a folder there is nobody's file."""
+    done, other = _sent(tmp_path, "a", b"done"), _file("a", b"another's")
+    assert check(tmp_path, done, _nothing)
+    sending, aside = _sent(tmp_path, "b", b"now"), tmp_path / FOLDER
+    (aside / "folder").mkdir()
+    for name, seconds in ((done.whole, staging.BUSY_SECONDS), ("folder", staging.KEPT_SECONDS)):
+        os.utime(aside / name, (time.time() - seconds - 1,) * 2)
+    clean(tmp_path, [other])
+    assert {path.name for path in aside.iterdir()} == {done.whole, sending.part, "folder"}
+
+
+def test_what_comes_after_the_look_is_kept(tmp_path: Path) -> None:
+    ours, shown = _sent(tmp_path, "a", b"ours"), _sent(tmp_path, "b", b"b")
+    assert check(tmp_path, shown, _nothing) and check(tmp_path, ours, _nothing)
+    publish(tmp_path, [shown], False, _nothing)
+    with pytest.raises(FileExistsError, match="meanwhile"):  # `b` is looked at last
+        publish(tmp_path, [ours, shown], False, lambda: (tmp_path / "a").write_bytes(b"theirs") and None)
+    assert (tmp_path / "a").read_bytes() == b"theirs"
+    (tmp_path / "a").write_bytes(b"ours")
+    publish(tmp_path, [ours], False, _nothing)  # that very file: nothing is left aside
+    assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_volume_without_links(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*names: str, **folders: object) -> None:
+        raise OSError(code, "no links here")
+
+    file = _sent(tmp_path, "a", b"ours")
+    assert check(tmp_path, file, _nothing)
+    monkeypatch.setattr(os, "link", link)
+    publish(tmp_path, [file], False, _nothing)
+    assert (tmp_path / "a").read_bytes() == b"ours" and not (tmp_path / FOLDER).exists()
+
+
+def test_what_lies_aside_is_believed_by_its_bytes(tmp_path: Path) -> None:
+    file, aside = _file("a", b"right"), tmp_path / FOLDER
+    aside.mkdir()
+    (aside / file.whole).write_bytes(b"wrong")
+    assert not check(tmp_path, file, _nothing) and found(tmp_path, file) == {"there": None, "sent": 0}
+    (tmp_path / "right").write_bytes(b"right")
+    (aside / file.whole).symlink_to(tmp_path / "right")
+    for act in (lambda: found(tmp_path, file), lambda: publish(tmp_path, [file], True, _nothing)):
+        with pytest.raises(OSError, match="no file"):
+            act()
+    with pytest.raises(OSError):
+        check(tmp_path, file, _nothing)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -45,8 +46,8 @@ def existing(file: Path) -> Path:
 
 
 def absent(out: Path) -> Path:
-    """UsageError where the file exists."""
-    if out.exists():
+    """UsageError where there is something already, a link that leads nowhere too."""
+    if os.path.lexists(out):
         raise UsageError(f"{out}: exists; move it away, or name another")
     return out
 
