@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +88,32 @@ def test_what_the_environment_holds_under_such_a_name_is_taken_out_to_the_letter
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **own}
     done = subprocess.run([sys.executable, "-c", code], env=environment, input=text, capture_output=True, text=True)
     assert done.stdout.strip() == f"{HIDDEN} {HIDDEN} /etc/keys/1 true"
+
+
+HOSTILE = ["-", "--token", "--key-", "eyJ-", "eyJ_", "eyJeyJ", "eyJaaaaaaaa.", "'", '"', '\\"', "QUJD", ":", "="]
+HOSTILE += ["key=", " ", "\n", "token ", "token\\", 'token"', "token=\\", "bearer ", "://", "://a:", "://a1", "?token"]
+HOSTILE += [
+    "&sig",
+    "-----BEGIN ",
+    "PRIVATE KEY",
+    "-----BEGIN PRIVATE KEY",
+    "-----END ",
+    "--key ",
+    "sk-",
+    "/",
+    '"auth" ',
+]
+HOSTILE += ['token","value', "[{", "authorization: token ", "--key', '"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hostile_text_takes_no_time(piece: str) -> None:
+    for start in ("", "token=--key"):
+        text = (start + piece * 100_000)[:100_000]
+        began = time.process_time()
+        redacted(text)
+        found_in(text)
+        assert time.process_time() - began < 0.5
 
 
 def test_a_cut_leaves_no_half() -> None:

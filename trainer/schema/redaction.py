@@ -3,6 +3,9 @@
 Three kinds. Shapes that only credentials have: in any text, since names, digests and commits have none of them.
 What stands after words like `token=`: in words of others, such as logs, events and errors. And to the letter, what
 this process's own environment holds under such a name.
+
+The text is anybody's, so every pattern takes time in proportion to it: what repeats begins only where no other of its
+repeats did.
 """
 
 import os
@@ -20,7 +23,7 @@ _KNOWN = (
     r"|(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[\w-]{16,}"
     r"|sk-(?:(?:proj|ant|svcacct|admin|or|lf)-[\w-]{16,}|[A-Za-z0-9]{20,})|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?|LS0tLS1CRUdJTi[A-Za-z0-9+/=]+)"
+    r"|eyJ(?:[A-Za-z0-9]|[-_](?!eyJ)){8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?|LS0tLS1CRUdJTi[A-Za-z0-9+/=]+)"
     r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
     r"|(?<=[?&])(?:[\w-]*(?i:token|signature|credential|api[_-]?key)|sig)=[^&\s\"'<>]{6,}"
 )
@@ -34,8 +37,9 @@ _KEY_LINE = r"(?=[A-Z/+0-9]*[a-z])(?=[a-z/+0-9]*[A-Z])(?=[A-Za-z/+]*[0-9])[A-Za-
 _WORDS = r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
 _HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
 _ASSIGNED = (
-    rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic) )?|--[\w-]*(?:{_WORDS}|key)\s+|\"auth\"\s*:\s*\""
-    r"|\b(?:bearer|basic) (?=[\w.~+/=-]{16}))(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
+    rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic) )?"
+    rf"|(?<![\w-])--[\w-]*(?:{_WORDS}|key)\s+|\"auth\"\s*:\s*\"|\b(?:bearer|basic) (?=[\w.~+/=-]{{16}}))"
+    r"(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
 )
 """NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"`, `--NAME VALUE` and an authorization's own words; $(NAME) is none. A
 text that has one has one of _HINTS."""
