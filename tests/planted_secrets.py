@@ -11,6 +11,13 @@ def _pem(kind: str) -> str:
     return f"-----BEGIN {kind}PRIVATE KEY-----\\n{_PEM}\\n-----END {kind}PRIVATE KEY-----"
 
 
+def key_lines(width: int, kind: str) -> list[str]:
+    """A made-up private key as tools write it, line by line: all lines full but the last."""
+    inside = (_LONG * 40)[: 12 * width + 22] + "=="
+    lines = [inside[at : at + width] for at in range(0, len(inside), width)]
+    return [f"-----BEGIN {kind}PRIVATE KEY-----", *lines, f"-----END {kind}PRIVATE KEY-----"]
+
+
 SHAPED = {
     **{
         f"{start} of a hub or an API": start + _LONG

@@ -146,7 +146,7 @@ def test_lines_pass_the_guard_too() -> None:
     guard = console.guarded(out)
     guard.writelines(["password=hunter2hunter2\n"])
     guard.flush()
-    assert out.buffer.getvalue() == f"password={HIDDEN}\n".encode() and not hasattr(guard, "buffer")  # type: ignore[attr-defined]
+    assert out.buffer.getvalue() == f"password={HIDDEN}\n".encode() and not hasattr(guard, "buffer")
 
 
 @pytest.fixture

@@ -15,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kctl.backends.cluster.errors import cut
-from tests.planted_secrets import CALLED, PLANTED, leaks
+from kctl.backends.facts import last_lines
+from kctl.run.follow import printing
+from kctl.run.logs import LogLine
+from tests.planted_secrets import CALLED, PLANTED, SHAPED, key_lines, leaks
 from trainer.errors import DataError
 from trainer.pod.outcome import from_error, read_outcomes
-from trainer.pod.tee import Tee
+from trainer.pod.tee import CHUNK, Tee
 from trainer.report.history import read_history
 from trainer.report.page import page
 from trainer.schema.contract import RunFolder
 from trainer.schema.messages import parse_message
-from trainer.schema.redaction import HIDDEN, found_in, known_in, redacted, without_known
+from trainer.schema.redaction import HIDDEN, KEY_LINES, found_in, known_in, line_by_line, redacted, without_known
 
 SHA256 = "0123456789abcdef" * 4
 HARMLESS = [
@@ -133,6 +136,45 @@ def test_the_pods_log_on_stdout_and_on_the_volume(tmp_path: Path) -> None:
     assert out.getvalue() == log.read_bytes() and leaks(out.getvalue()) == []
     assert b"\xff\xfe" in out.getvalue() and out.getvalue().count(b"\n") >= len(PLANTED)
     assert PLANTED["a PEM RSA key"][1].split("\\n")[1].encode() not in out.getvalue(), "not its inside either"
+
+
+@pytest.mark.parametrize(("width", "kind"), [(64, ""), (64, "RSA "), (70, "OPENSSH "), (76, ""), (24, "EC ")])
+@pytest.mark.parametrize("start", ["", "[rank1]: ", "2026-01-01 12:00:00 INFO "])
+def test_a_private_key_line_by_line(width: int, kind: str, start: str) -> None:
+    key = key_lines(width, kind)
+    lines = ["before", *(start + line for line in key), "after", "step=1/2 loss=1.0"]
+    clean = line_by_line()
+    shown = [clean(line + "\n") for line in lines]
+    assert not any(line in "".join(shown) for line in key[1:-1]) and len("".join(shown).splitlines()) == len(lines)
+    assert (shown[0], shown[-2:]) == ("before\n", ["after\n", "step=1/2 loss=1.0\n"])
+    out = io.BytesIO()
+    Tee(out).pump(io.BytesIO("\n".join(lines).encode()))
+    assert out.getvalue().decode() == "".join(shown)[:-1]
+    show = printing("run", True, False)
+    both = [show(LogLine(pod, "", line)) for line in lines for pod in ("run-worker-0", "run-worker-1")]
+    assert not any(line in "".join(both) for line in key[1:-1]) and both[-1].endswith("step=1/2 loss=1.0")
+    assert not any(line in str(last_lines([("", line) for line in lines])) for line in key[1:-1])
+    assert HIDDEN in str(parse_message("\n".join(lines[:-3])))
+    if width >= 64:
+        assert set(map(redacted, key[1:-2])) == {HIDDEN}, "where its begin was not seen"
+
+
+def test_of_two_keys_at_once_and_of_one_without_its_end() -> None:
+    key, clean = key_lines(70, ""), line_by_line()
+    shown = [clean(line) for line in key for _ in range(2)]
+    assert not any(line in "".join(shown) for line in key[1:-1]) and clean("after") == "after"
+    shown = [clean(line) for line in [key[0], *["a line"] * 300]]
+    assert shown == [HIDDEN] * (1 + KEY_LINES) + ["a line"] * 100
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-60, 20), st.sampled_from([b" ", b"\t", b"\xff "]))
+def test_one_across_two_pieces_of_a_huge_line(shift: int, space: bytes) -> None:
+    secret = next(iter(SHAPED.values())).encode()
+    line = b"x" * (CHUNK + shift - len(space)) + space + secret + b" end" + b" word" * 5000 + b"\n"
+    out = io.BytesIO()
+    assert Tee(out).pump(io.BytesIO(line)) == line
+    assert out.getvalue() == line.replace(secret, HIDDEN.encode())
 
 
 def test_last_words(tmp_path: Path) -> None:

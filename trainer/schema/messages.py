@@ -99,7 +99,7 @@ def parse_message(text: str) -> Message:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        return Message(sentence=redacted(text.strip().splitlines()[-1])[:500] if text.strip() else None)
+        return Message(sentence=redacted(text.strip()).splitlines()[-1][:500] if text.strip() else None)
     return Message(
         step=_whole(value.get("step")),
         steps=_whole(value.get("steps")),

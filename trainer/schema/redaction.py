@@ -10,6 +10,7 @@ repeats did.
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 
 HIDDEN = "[secret]"
@@ -19,7 +20,7 @@ _SIGNS = (
     *("npm_", "pypi-", "local-", "eyJ", "LS0tLS", "PRIVATE KEY", "://", "ignature="),
 )
 _KNOWN = (
-    r"-----BEGIN [A-Z ]*PRIVATE KEY(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY(?:.*?-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|.*)"
     r"|(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[\w-]{16,}"
     r"|sk-(?:(?:proj|ant|svcacct|admin|or|lf)-[\w-]{16,}|[A-Za-z0-9]{20,})|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
@@ -31,8 +32,15 @@ _KNOWN = (
 URLs. Of a PEM without its end all that follows. A text that has one has one of _SIGNS: most texts have none,
 and are told in a microsecond."""
 
-_KEY_LINE = r"(?=[A-Z/+0-9]*[a-z])(?=[a-z/+0-9]*[A-Z])(?=[A-Za-z/+]*[0-9])[A-Za-z0-9+/]{64}"
-"""From the inside of a PEM, where lines come one by one; a sha256 has no capitals."""
+_KEY_LINE = (
+    r"(?=[A-Z/+0-9]*[a-z])(?=[a-z/+0-9]*[A-Z])(?=[A-Za-z/+]*[0-9])"
+    r"(?:[A-Za-z0-9+/]{64}|[A-Za-z0-9+/]{70}|[A-Za-z0-9+/]{76})"
+)
+"""From the inside of a PEM whose begin was not seen (OpenSSL's, OpenSSH's, MIME's width); a sha256 has no capitals."""
+
+_KEY_BEGINS, _KEY_ENDS = (rf"-----{side} [A-Z ]*PRIVATE KEY(?: BLOCK)?-----" for side in ("BEGIN", "END"))
+KEY_LINES = 200
+"""Lines after a key's begin that are hidden where its end does not come; RSA of 8192 bits has 100."""
 
 _WORDS = r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
 _HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
@@ -72,8 +80,29 @@ def redacted(text: str) -> str:
     if any(map(lower.__contains__, _HINTS)):
         text = re.sub(_ASSIGNED, rf"\1{HIDDEN}", text)
     if len(text) < 80 and re.fullmatch(_KEY_LINE, text.strip()):
-        return HIDDEN
+        return text.replace(text.strip(), HIDDEN)
     return without_known(text)
+
+
+def line_by_line() -> Callable[[str], str]:
+    """redacted() for the lines of one log, given in their order: of a private key it hides all lines to its end."""
+    unended, left = 0, 0
+
+    def clean(line: str) -> str:
+        nonlocal unended, left
+        inside = unended > 0
+        if "PRIVATE KEY" in line:
+            begun, ended = (len(re.findall(edge, line)) for edge in (_KEY_BEGINS, _KEY_ENDS))
+            unended, left = max(0, unended + begun - ended), KEY_LINES if begun else left
+        elif inside:
+            left -= 1
+            unended = unended if left else 0
+        else:
+            return redacted(line)
+        said = line.rstrip("\r\n")
+        return (HIDDEN if inside else redacted(said)) + line[len(said) :]
+
+    return clean
 
 
 def _signed(text: str) -> bool:
