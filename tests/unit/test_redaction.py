@@ -48,6 +48,13 @@ HARMLESS = [
     'tolerations: [{"key": "nvidia.com/gpu", "operator": "Exists"}]',
     "unexpected key: model.layers.0.self_attn.q_proj.weight",
     "model.layers.0.mlp.experts.gate_up_proj lora_A.default 128 x 2048",
+    '{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub-credentials", "key": "token"}}}',
+    'usage: ["--token", "--password-file", "--verbose"]',
+    "use --token, otherwise nothing is found",
+    "https://ann@git.example.com/a.git https://first.last-name1@example.com/ ssh://git-runner-of-a-team@example.com",
+    "https://example.com/task-lora-dialogue-large-0123abcd?x=1@2",
+    "tokenizer['pad_token'] == eos_token",
+    "SharedAccessKeyName=RootManageSharedAccess",
     "git@github.com:org/repository.git ssh://git@github.com/org/repository",
 ]
 
@@ -68,6 +75,11 @@ def test_there_are_fifty_and_all_are_found_in_one_text() -> None:
     everything = "\n".join(words for words, _ in PLANTED.values())
     assert len(leaks(everything)) == len(PLANTED)
     assert leaks(redacted(everything)) == [] and leaks(json.dumps([redacted(everything)])) == []
+
+
+def test_a_containers_variable_in_yaml() -> None:
+    yaml = "- name: HF_TOKEN\n  value: {}\n- name: HF_HOME\n  value: /var/cache/hub\n"
+    assert redacted(yaml.format("opaque-0123-opaque")) == yaml.format(HIDDEN)
 
 
 @pytest.mark.parametrize("text", HARMLESS)

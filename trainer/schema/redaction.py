@@ -25,7 +25,7 @@ _KNOWN = (
     r"|sk-(?:(?:proj|ant|svcacct|admin|or|lf)-[\w-]{16,}|[A-Za-z0-9]{20,})|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
     r"|eyJ(?:[A-Za-z0-9]|[-_](?!eyJ)){8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?|LS0tLS1CRUdJTi[A-Za-z0-9+/=]+)"
-    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
+    r"|(?<=://)(?:[^/@\s:]*:[^/@\s]+|(?=[\w-]*[0-9])[\w-]{20,}:?)(?=@)"
     r"|(?<=[?&])(?:[\w-]*(?i:token|signature|credential|api[_-]?key)|sig)=[^&\s\"'<>]{6,}"
 )
 """Model hubs, APIs, code hosts, clouds, chats, registries, JWT, PEM (plain and in base64), passwords and signatures in
@@ -42,15 +42,22 @@ _KEY_BEGINS, _KEY_ENDS = (rf"-----{side} [A-Z ]*PRIVATE KEY(?: BLOCK)?-----" for
 KEY_LINES = 200
 """Lines after a key's begin that are hidden where its end does not come; RSA of 8192 bits has 100."""
 
-_WORDS = r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+_WORDS = (
+    r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+    r"|(?:account|access|secret|private)key"
+)
 _HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
+_QUOTE = r"""\\*["']"""
 _ASSIGNED = (
-    rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic) )?"
-    rf"|(?<![\w-])--[\w-]*(?:{_WORDS}|key)\s+|\"auth\"\s*:\s*\"|\b(?:bearer|basic) (?=[\w.~+/=-]{{16}}))"
+    rf"(?i)((?:{_WORDS})(?:{_QUOTE})?(?:,?\s*(?:{_QUOTE})?value(?:{_QUOTE})?|\])?\s*[=:]\s*(?:{_QUOTE})?"
+    r"(?:(?:bearer|basic|token|api-?key) )?"
+    rf"|(?<![\w-])--[\w-]*(?:{_WORDS}|key)(?:{_QUOTE},\s*{_QUOTE}(?!--)|\s+(?:{_QUOTE})?)"
+    rf"|{_QUOTE}auth{_QUOTE}\s*:\s*{_QUOTE}|\b(?:bearer|basic) (?=[\w.~+/=-]{{16}}))"
     r"(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
 )
-"""NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"`, `--NAME VALUE` and an authorization's own words; $(NAME) is none. A
-text that has one has one of _HINTS."""
+"""NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"` (in JSON in JSON, too), a container's `"name": NAME, "value": VALUE`,
+x['NAME']=VALUE, `--NAME VALUE`, `"--NAME", "VALUE"` and an authorization's own words; $(NAME) is none. A text that has
+one has one of _HINTS."""
 
 _NAMED = r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)"
 _OPAQUE = r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
