@@ -96,13 +96,35 @@ def test_names_of_runs_and_digests_stay(run: str, digest: bytes) -> None:
     assert redacted(text) == text
 
 
+OWN = {
+    "MY_TOKEN": "plain0words",
+    "DB_PASSWORD": "x" * 20,
+    "GITHUB_PAT": "pat0of0ours",
+    "MLFLOW_TRACKING_PWD": "pwd0of0ours",
+    "DB_PASS": "pass0of0ours",
+    "registry_auth": "auth0of0ours",
+    "AWS_SECRET_ACCESS_KEY": "/Zq8rT2xK9vLm4NpW6yBd/aHc3+Zq8rT2xK9vLm4",
+}
+NOT_OURS = {
+    "API_KEY_FILE": "/etc/keys/1",
+    "TLS_KEY": "/home/somebody/projects/of/kctl/keys/1",
+    "USE_KEY": "true",
+    "PWD": "work0of0ours",
+    "OLD_PATH": "path0of0ours",
+    "BYPASS": "by0of0ours",
+    "FTP_PASSIVE": "passive0mode",
+    "COMPAT": "compat0mode",
+    "OS_AUTH_URL": "https://keystone.example.com/v3",
+    "SSH_AUTH_SOCK": "/tmp/ssh-Abc012345/agent.123",
+}
+
+
 def test_what_the_environment_holds_under_such_a_name_is_taken_out_to_the_letter() -> None:
     code = "import sys; from trainer.schema.redaction import redacted; print(redacted(sys.stdin.read()))"
-    own = {"MY_TOKEN": "plain0words", "DB_PASSWORD": "x" * 20, "API_KEY_FILE": "/etc/keys/1", "USE_KEY": "true"}
-    text = f"plain0words {'x' * 20} /etc/keys/1 true"
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **own}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **OWN, **NOT_OURS}
+    text = " ".join([*OWN.values(), *NOT_OURS.values()])
     done = subprocess.run([sys.executable, "-c", code], env=environment, input=text, capture_output=True, text=True)
-    assert done.stdout.strip() == f"{HIDDEN} {HIDDEN} /etc/keys/1 true"
+    assert done.stdout.strip() == " ".join([*[HIDDEN] * len(OWN), *NOT_OURS.values()])
 
 
 HOSTILE = ["-", "--token", "--key-", "eyJ-", "eyJ_", "eyJeyJ", "eyJaaaaaaaa.", "'", '"', '\\"', "QUJD", ":", "="]

@@ -4,8 +4,7 @@ Three kinds. Shapes that only credentials have: in any text, since names, digest
 What stands after words like `token=`: in words of others, such as logs, events and errors. And to the letter, what
 this process's own environment holds under such a name.
 
-The text is anybody's, so every pattern takes time in proportion to it: what repeats begins only where no other of its
-repeats did.
+The text is anybody's: every pattern must take time in proportion to it, so none begins amid its own repeats.
 """
 
 import os
@@ -59,9 +58,18 @@ _ASSIGNED = (
 x['NAME']=VALUE, `--NAME VALUE`, `"--NAME", "VALUE"` and an authorization's own words; $(NAME) is none. A text that has
 one has one of _HINTS."""
 
-_NAMED = r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_|$)"
-_OPAQUE = r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
-"""A value of the environment that is no word, path or switch."""
+_NAMED = (
+    r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PAT|PASS)(?:_|$)|_PWD(?:_|$)"
+    r"|(?:^|_)AUTH$"
+)
+"""PWD by itself is a folder, AUTH before other words tells of a URL, a socket or a kind."""
+
+_OPAQUE = (
+    r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
+    r"|(?=.*[0-9])(?=.*[A-Z])(?=.*[a-z])/[A-Za-z0-9+/=]{31,}"
+)
+"""A value of the environment that is no word, path or switch. One in 64 keys in base64 begins with a slash: so does a
+path, but rarely one so long without a dot, a dash or an underscore."""
 
 
 def known_in(text: str) -> bool:
