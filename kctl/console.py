@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Self, TextIO, cast
 
 from kctl.errors import UsageError
@@ -38,6 +38,9 @@ def guarded(stream: TextIO) -> TextIO:
 
 
 class _Guarded:
+    encoding = "utf-8"
+    """Whatever the stream's is: past a stream of ASCII click would write to its bytes."""
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
@@ -45,7 +48,13 @@ class _Guarded:
         self._stream.write(redacted(text))
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
     def __getattr__(self, name: str) -> Any:
+        if name in ("buffer", "detach"):
+            raise AttributeError(f"{name} would go past the guard")
         return getattr(self._stream, name)
 
 

@@ -11,6 +11,13 @@ def _pem(kind: str) -> str:
     return f"-----BEGIN {kind}PRIVATE KEY-----\\n{_PEM}\\n-----END {kind}PRIVATE KEY-----"
 
 
+def key_lines(width: int, kind: str) -> list[str]:
+    """A made-up private key as tools write it, line by line: all lines full but the last."""
+    inside = (_LONG * 40)[: 12 * width + 22] + "=="
+    lines = [inside[at : at + width] for at in range(0, len(inside), width)]
+    return [f"-----BEGIN {kind}PRIVATE KEY-----", *lines, f"-----END {kind}PRIVATE KEY-----"]
+
+
 SHAPED = {
     **{
         f"{start} of a hub or an API": start + _LONG
@@ -36,6 +43,8 @@ IN_URLS = {
     "a database": ("postgresql://kctl:", "P4ss%2Fw0rd", "@db:5432/runs"),
     "a password without a user": ("redis://:", "hunter2hunter2", "@cache:6379/0"),
     "a repository": ("https://x-access-token:", _WORD, "@git.example.com/a.git"),
+    "a token as the user": ("https://", _WORD, "@git.example.com/a.git"),
+    "a token as the user without a password": ("https://", _WORD, ":@git.example.com/a.git"),
     "an S3 signature": ("https://b.s3.amazonaws.com/k?X-Amz-Date=1&X-Amz-Signature=", _HEX, ""),
     "an S3 token": ("https://b.s3.amazonaws.com/k?X-Amz-Security-Token=", _LONG, "&x=1"),
     "a GCS signature": ("https://storage.googleapis.com/b/k?X-Goog-Signature=", _HEX, ""),
@@ -64,6 +73,16 @@ CALLED = {
     "an option with =": ("run --password=", "hunter2hunter2", " --x"),
     "a secret": ("client_secret = ", _WORD, ""),
     "an API key's header": ("x-api-key: ", _WORD, ""),
+    "a header with a token": ("Authorization: Token ", _WORD, ""),
+    "a header with a key": ('"Authorization": "ApiKey ', _WORD, '"'),
+    "a password in JSON in JSON": ('{\\"password\\": \\"', "hunter2hunter2", '\\"}'),
+    "a storage account": ("AccountName=runs;AccountKey=", _LONG + "==", ";EndpointSuffix=core.windows.net"),
+    "a service bus": ("SharedAccessKeyName=RootManage;SharedAccessKey=", _LONG + "=", ";EntityPath=runs"),
+    "a container's variable": ('{"name":"HF_TOKEN","value":"', "opaque-0123-opaque", '"}'),
+    "a program's variable": ("os.environ['HF_TOKEN']='", "opaque-0123-opaque", "'"),
+    "an argument": ('["--token", "', "opaque-0123-opaque", '"]'),
+    "an argument in single quotes": ("['--api-key','", "opaque-0123-opaque", "']"),
+    "a quoted option": ("run --auth-token '", "opaque-0123-opaque", "'"),
     "credentials": ("credentials=", "ann/hunter2hunter2", ""),
 }
 """Kind -> words of somebody in three pieces; the middle one is the credential."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from kctl.backends.run_view import RunView, event_time, newest_warning, pod_view, pods_wanted, run_view
 from kctl.manifest import Manifest, pod_of, requests_of
 from trainer.schema.contract import Phase
-from trainer.schema.redaction import redacted
+from trainer.schema.redaction import line_by_line, redacted
 
 LOG_TAIL = 200
 """Last lines of a log that are looked at."""
@@ -192,7 +192,8 @@ class Facts:
 
 def last_lines(lines: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Lines of a log without credentials, each cut."""
-    return tuple((moment, redacted(text)[:LINE_LIMIT]) for moment, text in lines)
+    clean = line_by_line()
+    return tuple((moment, clean(text)[:LINE_LIMIT]) for moment, text in lines)
 
 
 def pod_with_log(pods: Iterable[Manifest]) -> str | None:

@@ -12,7 +12,7 @@ from kctl.backends.protocol import Backend
 from kctl.backends.run_view import PodView, RunView, pods_wanted, ranks_per_pod
 from kctl.errors import NotFound, UsageError
 from kctl.run.find import located, say_what_it_waits_for, view_of
-from kctl.run.follow import detachable, printed
+from kctl.run.follow import detachable, printing
 from kctl.run.kept import WholeLogs, kept_lines, kept_logs
 from kctl.run.logs import Begin, LogLine, follow_run, read_all, since_time
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
@@ -63,8 +63,8 @@ def logs(
         else:
             lines = read_all(WholeLogs(backend, name), chosen, begin)
         with console.Lines() as out:
-            for line in filter(wanted.of_rank, lines):
-                out.write(printed(line, name, prefix, timestamps))
+            for text in map(printing(name, prefix, timestamps), filter(wanted.of_rank, lines)):
+                out.write(text)
 
 
 @dataclass(frozen=True)

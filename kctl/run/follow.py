@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,7 +17,7 @@ from kctl.run.find import view_of
 from kctl.run.logs import Begin, LogLine, follow_run
 from kctl.run.page import span
 from trainer.schema.messages import Step, parse_step_line
-from trainer.schema.redaction import redacted
+from trainer.schema.redaction import line_by_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -45,18 +46,24 @@ def follow_to_end(backend: Backend, run: str, flags: str) -> RunView:
             _with_bar(lines, run, several)
         else:
             with console.Lines() as out:
-                for line in lines:
-                    out.write(printed(line, run, several, False))
+                for text in map(printing(run, several, False), lines):
+                    out.write(text)
         return view_of(backend, run)
 
 
-def printed(line: LogLine, run: str, prefix: bool, timestamps: bool) -> str:
-    """One line as `logs` shows it: `worker-1 | text` where there are several pods."""
-    pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
-    # Into a file or a pipe as it is, but for credentials; on a terminal nothing that a pod prints may move the cursor.
-    text = redacted(line.text)
-    text = console.printable(text) if _terminal() else text
-    return f"{line.time + ' ' if timestamps else ''}{pod}{text}"
+def printing(run: str, prefix: bool, timestamps: bool) -> Callable[[LogLine], str]:
+    """What makes of each line, in their order, what `logs` shows: `worker-1 | text` where there are several pods."""
+    clean: defaultdict[str, Callable[[str], str]] = defaultdict(line_by_line)
+
+    def printed(line: LogLine) -> str:
+        pod = f"{line.pod.removeprefix(run + '-')} | " if prefix else ""
+        # Into a file or a pipe as it is, but for credentials; on a terminal nothing that a pod prints may move the
+        # cursor.
+        text = clean[line.pod](line.text)
+        text = console.printable(text) if _terminal() else text
+        return f"{line.time + ' ' if timestamps else ''}{pod}{text}"
+
+    return printed
 
 
 @functools.cache
@@ -69,9 +76,9 @@ def _with_bar(lines: Iterator[LogLine], run: str, several: bool) -> None:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(run, total=None, told="")
+        task, printed = progress.add_task(run, total=None, told=""), printing(run, several, False)
         for line in lines:
-            progress.console.print(printed(line, run, several, False), markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(printed(line), markup=False, highlight=False, soft_wrap=True)
             step = parse_step_line(line.text)
             if step is not None:
                 _advance(progress, task, step)

@@ -1,6 +1,7 @@
 """50 planted credentials, in configs, on command lines, in what a cluster says, in logs and in our environment: none is
 printed, rendered or written. The table itself: tests/unit/test_redaction.py."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kctl import console
 from kctl.backends.local.backend import Local
 from kctl.cli import run as kctl
 from tests.cli import test_adapters as finished
@@ -128,6 +130,23 @@ def test_a_command_line_with_one(here: Path, capfd: pytest.CaptureFixture[str], 
     assert code and secret not in said
     written = [path for path in here.rglob("*") if path.is_file() and secret in path.read_text(errors="replace")]
     assert written == [] and not (here / "configs" / "first.yaml").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_command_that_is_one_on_a_stderr_of_any_encoding(here: Path, encoding: str) -> None:
+    """As a process: click writes past a stream of ASCII to its bytes where it can get them."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kctl", "ü password=hunter2hunter2"]
+    done = subprocess.run(command, env=environment, capture_output=True, cwd=here)
+    assert done.returncode == 2 and b"hunter2" not in done.stderr and HIDDEN.encode() in done.stderr
+
+
+def test_lines_pass_the_guard_too() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    guard = console.guarded(out)
+    guard.writelines(["password=hunter2hunter2\n"])
+    guard.flush()
+    assert out.buffer.getvalue() == f"password={HIDDEN}\n".encode() and not hasattr(guard, "buffer")
 
 
 @pytest.fixture

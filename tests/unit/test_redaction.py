@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kctl.backends.cluster.errors import cut
-from tests.planted_secrets import CALLED, PLANTED, leaks
+from kctl.backends.facts import last_lines
+from kctl.run.follow import printing
+from kctl.run.logs import LogLine
+from tests.planted_secrets import CALLED, PLANTED, SHAPED, key_lines, leaks
 from trainer.errors import DataError
 from trainer.pod.outcome import from_error, read_outcomes
-from trainer.pod.tee import Tee
+from trainer.pod.tee import CHUNK, Tee
 from trainer.report.history import read_history
 from trainer.report.page import page
 from trainer.schema.contract import RunFolder
 from trainer.schema.messages import parse_message
-from trainer.schema.redaction import HIDDEN, found_in, known_in, redacted, without_known
+from trainer.schema.redaction import HIDDEN, KEY_LINES, found_in, known_in, line_by_line, redacted, without_known
 
 SHA256 = "0123456789abcdef" * 4
 HARMLESS = [
@@ -44,6 +48,13 @@ HARMLESS = [
     'tolerations: [{"key": "nvidia.com/gpu", "operator": "Exists"}]',
     "unexpected key: model.layers.0.self_attn.q_proj.weight",
     "model.layers.0.mlp.experts.gate_up_proj lora_A.default 128 x 2048",
+    '{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub-credentials", "key": "token"}}}',
+    'usage: ["--token", "--password-file", "--verbose"]',
+    "use --token, otherwise nothing is found",
+    "https://ann@git.example.com/a.git https://first.last-name1@example.com/ ssh://git-runner-of-a-team@example.com",
+    "https://example.com/task-lora-dialogue-large-0123abcd?x=1@2",
+    "tokenizer['pad_token'] == eos_token",
+    "SharedAccessKeyName=RootManageSharedAccess",
     "git@github.com:org/repository.git ssh://git@github.com/org/repository",
 ]
 
@@ -66,6 +77,11 @@ def test_there_are_fifty_and_all_are_found_in_one_text() -> None:
     assert leaks(redacted(everything)) == [] and leaks(json.dumps([redacted(everything)])) == []
 
 
+def test_a_containers_variable_in_yaml() -> None:
+    yaml = "- name: HF_TOKEN\n  value: {}\n- name: HF_HOME\n  value: /var/cache/hub\n"
+    assert redacted(yaml.format("opaque-0123-opaque")) == yaml.format(HIDDEN)
+
+
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_is_no_credential_stays(text: str) -> None:
     assert redacted(text) == text == without_known(text) and not found_in(text)
@@ -80,13 +96,61 @@ def test_names_of_runs_and_digests_stay(run: str, digest: bytes) -> None:
     assert redacted(text) == text
 
 
+OWN = {
+    "MY_TOKEN": "plain0words",
+    "DB_PASSWORD": "x" * 20,
+    "GITHUB_PAT": "pat0of0ours",
+    "MLFLOW_TRACKING_PWD": "pwd0of0ours",
+    "DB_PASS": "pass0of0ours",
+    "registry_auth": "auth0of0ours",
+    "AWS_SECRET_ACCESS_KEY": "/Zq8rT2xK9vLm4NpW6yBd/aHc3+Zq8rT2xK9vLm4",
+}
+NOT_OURS = {
+    "API_KEY_FILE": "/etc/keys/1",
+    "TLS_KEY": "/home/somebody/projects/of/kctl/keys/1",
+    "USE_KEY": "true",
+    "PWD": "work0of0ours",
+    "OLD_PATH": "path0of0ours",
+    "BYPASS": "by0of0ours",
+    "FTP_PASSIVE": "passive0mode",
+    "COMPAT": "compat0mode",
+    "OS_AUTH_URL": "https://keystone.example.com/v3",
+    "SSH_AUTH_SOCK": "/tmp/ssh-Abc012345/agent.123",
+}
+
+
 def test_what_the_environment_holds_under_such_a_name_is_taken_out_to_the_letter() -> None:
     code = "import sys; from trainer.schema.redaction import redacted; print(redacted(sys.stdin.read()))"
-    own = {"MY_TOKEN": "plain0words", "DB_PASSWORD": "x" * 20, "API_KEY_FILE": "/etc/keys/1", "USE_KEY": "true"}
-    text = f"plain0words {'x' * 20} /etc/keys/1 true"
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **own}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **OWN, **NOT_OURS}
+    text = " ".join([*OWN.values(), *NOT_OURS.values()])
     done = subprocess.run([sys.executable, "-c", code], env=environment, input=text, capture_output=True, text=True)
-    assert done.stdout.strip() == f"{HIDDEN} {HIDDEN} /etc/keys/1 true"
+    assert done.stdout.strip() == " ".join([*[HIDDEN] * len(OWN), *NOT_OURS.values()])
+
+
+HOSTILE = ["-", "--token", "--key-", "eyJ-", "eyJ_", "eyJeyJ", "eyJaaaaaaaa.", "'", '"', '\\"', "QUJD", ":", "="]
+HOSTILE += ["key=", " ", "\n", "token ", "token\\", 'token"', "token=\\", "bearer ", "://", "://a:", "://a1", "?token"]
+HOSTILE += [
+    "&sig",
+    "-----BEGIN ",
+    "PRIVATE KEY",
+    "-----BEGIN PRIVATE KEY",
+    "-----END ",
+    "--key ",
+    "sk-",
+    "/",
+    '"auth" ',
+]
+HOSTILE += ['token","value', "[{", "authorization: token ", "--key', '"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hostile_text_takes_no_time(piece: str) -> None:
+    for start in ("", "token=--key"):
+        text = (start + piece * 100_000)[:100_000]
+        began = time.process_time()
+        redacted(text)
+        found_in(text)
+        assert time.process_time() - began < 0.5
 
 
 def test_a_cut_leaves_no_half() -> None:
@@ -106,6 +170,45 @@ def test_the_pods_log_on_stdout_and_on_the_volume(tmp_path: Path) -> None:
     assert out.getvalue() == log.read_bytes() and leaks(out.getvalue()) == []
     assert b"\xff\xfe" in out.getvalue() and out.getvalue().count(b"\n") >= len(PLANTED)
     assert PLANTED["a PEM RSA key"][1].split("\\n")[1].encode() not in out.getvalue(), "not its inside either"
+
+
+@pytest.mark.parametrize(("width", "kind"), [(64, ""), (64, "RSA "), (70, "OPENSSH "), (76, ""), (24, "EC ")])
+@pytest.mark.parametrize("start", ["", "[rank1]: ", "2026-01-01 12:00:00 INFO "])
+def test_a_private_key_line_by_line(width: int, kind: str, start: str) -> None:
+    key = key_lines(width, kind)
+    lines = ["before", *(start + line for line in key), "after", "step=1/2 loss=1.0"]
+    clean = line_by_line()
+    shown = [clean(line + "\n") for line in lines]
+    assert not any(line in "".join(shown) for line in key[1:-1]) and len("".join(shown).splitlines()) == len(lines)
+    assert (shown[0], shown[-2:]) == ("before\n", ["after\n", "step=1/2 loss=1.0\n"])
+    out = io.BytesIO()
+    Tee(out).pump(io.BytesIO("\n".join(lines).encode()))
+    assert out.getvalue().decode() == "".join(shown)[:-1]
+    show = printing("run", True, False)
+    both = [show(LogLine(pod, "", line)) for line in lines for pod in ("run-worker-0", "run-worker-1")]
+    assert not any(line in "".join(both) for line in key[1:-1]) and both[-1].endswith("step=1/2 loss=1.0")
+    assert not any(line in str(last_lines([("", line) for line in lines])) for line in key[1:-1])
+    assert HIDDEN in str(parse_message("\n".join(lines[:-3])))
+    if width >= 64:
+        assert set(map(redacted, key[1:-2])) == {HIDDEN}, "where its begin was not seen"
+
+
+def test_of_two_keys_at_once_and_of_one_without_its_end() -> None:
+    key, clean = key_lines(70, ""), line_by_line()
+    shown = [clean(line) for line in key for _ in range(2)]
+    assert not any(line in "".join(shown) for line in key[1:-1]) and clean("after") == "after"
+    shown = [clean(line) for line in [key[0], *["a line"] * 300]]
+    assert shown == [HIDDEN] * (1 + KEY_LINES) + ["a line"] * 100
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-60, 20), st.sampled_from([b" ", b"\t", b"\xff "]))
+def test_one_across_two_pieces_of_a_huge_line(shift: int, space: bytes) -> None:
+    secret = next(iter(SHAPED.values())).encode()
+    line = b"x" * (CHUNK + shift - len(space)) + space + secret + b" end" + b" word" * 5000 + b"\n"
+    out = io.BytesIO()
+    assert Tee(out).pump(io.BytesIO(line)) == line
+    assert out.getvalue() == line.replace(secret, HIDDEN.encode())
 
 
 def test_last_words(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.schema.redaction import redacted
+from trainer.schema.redaction import line_by_line, redacted
 
 CHUNK = 16 * 1024
 """Longest piece of a line, in bytes: a line of any length passes in pieces."""
+WORD = 4 * 1024
+"""Bytes of a word that are kept together: a credential in two pieces would be told in neither."""
 TAIL = 64 * 1024
 WAITING = 2048
 """Pieces that may wait for a slow volume: at most 2048 x 16 KiB = 32 MiB."""
@@ -42,16 +44,18 @@ class Tee:
 
     def say(self, text: str) -> None:
         """One line of the launcher's own."""
-        self._put(text.encode("utf-8", errors="replace") + b"\n")
+        self._put(redacted(text).encode("utf-8", errors="replace") + b"\n")
 
     def pump(self, stream: BinaryIO) -> bytes:
         """Pass on `stream` to its end, whatever its bytes are; returns its last TAIL bytes."""
-        tail = bytearray()
-        while piece := stream.readline(CHUNK):
+        tail, word, clean = bytearray(), b"", line_by_line()
+        while (piece := stream.readline(CHUNK)) or word:
             tail += piece
+            piece, word = _cut(word + piece) if piece else (word, b"")
             if len(tail) > 2 * TAIL:
                 del tail[:-TAIL]
-            self._put(piece)
+            # Bytes that are no text stay as they are.
+            self._put(clean(piece.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
         return bytes(tail[-TAIL:])
 
     def close(self, timeout: float = 5.0) -> None:
@@ -69,7 +73,6 @@ class Tee:
             )
 
     def _put(self, piece: bytes) -> None:
-        piece = _safe(piece)
         self._print(piece)
         if self._closed:
             return
@@ -105,6 +108,9 @@ class Tee:
                 file.close()
 
 
-def _safe(piece: bytes) -> bytes:
-    """`piece` without credentials; bytes that are no text stay as they are."""
-    return redacted(piece.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+def _cut(piece: bytes) -> tuple[bytes, bytes]:
+    """What may be printed of a piece, and the word at its end that may go on in the next one."""
+    if piece.endswith(b"\n"):
+        return piece, b""
+    end = 1 + max(map(piece.rfind, b" \t\r\n"))
+    return (piece[:end], piece[end:]) if end > 0 and len(piece) - end <= WORD else (piece, b"")

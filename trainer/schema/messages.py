@@ -98,7 +98,7 @@ def parse_message(text: str) -> Message:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        return Message(sentence=redacted(text.strip().splitlines()[-1])[:500] if text.strip() else None)
+        return Message(sentence=redacted(text.strip()).splitlines()[-1][:500] if text.strip() else None)
     return Message(
         step=whole(value.get("step")),
         steps=whole(value.get("steps")),
