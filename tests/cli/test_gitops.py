@@ -298,9 +298,3 @@ def test_the_examples_for_pipelines_do_what_they_say(repository: Repository) -> 
     assert repository.kctl(*[word for word in words if word.startswith(("render", "configs", "-o", "runs"))])[0] == 0
     repository.profile(cpu="9")
     assert repository.kctl(*words)[0] == 0
-
-
-def test_a_config_s_name_comes_before_a_folder_of_that_name(repository: Repository) -> None:
-    (repository.root / "one").mkdir()
-    code, said, _ = repository.kctl("render", "one", "-o", "deploy/")
-    assert code == 0 and len(said) == 1 and said[0].startswith("added deploy/one-")

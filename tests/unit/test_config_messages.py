@@ -6,6 +6,7 @@ import pytest
 
 from kctl.cli import run
 from kctl.config.profile import ClusterProfile
+from kctl.config.resolve import configs_in
 from kctl.config.run_config import load, load_profile
 from kctl.errors import KctlError, NotFound, UsageError
 from trainer.errors import ConfigError
@@ -205,3 +206,11 @@ def test_a_toleration_with_a_value_compares_it(folder: Path) -> None:
 def test_a_name_that_is_none_gets_a_near_one(folder: Path) -> None:
     for name, near in (("für_müll", "fur-mull"), ("Lora_DI3", "lora-di3")):
         assert problem(f"extends: demo\nname: {name}\n").endswith(f"; try {near}")
+
+
+def test_a_config_s_name_comes_before_a_folder_of_that_name(folder: Path) -> None:
+    for name in ("demo", "more"):
+        (folder / name).mkdir()
+        (folder / name / "x.yaml").write_text("{}")
+    assert configs_in("demo") == ["demo"], "the shipped one; the checkout has such a folder"
+    assert configs_in("demo/") == configs_in("./demo") == ["demo/x.yaml"] and configs_in("more") == ["more/x.yaml"]
