@@ -6,6 +6,7 @@ training.
 
 import contextlib
 import queue
+import re
 import sys
 import threading
 from pathlib import Path
@@ -15,11 +16,13 @@ from trainer.schema.redaction import line_by_line, redacted
 
 CHUNK = 16 * 1024
 """Longest piece of a line, in bytes: a line of any length passes in pieces."""
-WORD = 4 * 1024
-"""Bytes of a word that are kept together: a credential in two pieces would be told in neither."""
+KEPT = 4 * 1024
+"""Most bytes of a piece that wait for the next one: a credential in two pieces would be told in neither."""
 TAIL = 64 * 1024
 WAITING = 2048
-"""Pieces that may wait for a slow volume: at most 2048 x 16 KiB = 32 MiB."""
+"""Pieces that may wait for a slow volume: at most 2048 x 20 KiB = 40 MiB."""
+_TRIES, _ANY = 32, "x" * 20
+"""Spaces at the end of a piece at which it may be cut; a word that is a credential only by what stands before it."""
 
 
 class Tee:
@@ -48,10 +51,10 @@ class Tee:
 
     def pump(self, stream: BinaryIO) -> bytes:
         """Pass on `stream` to its end, whatever its bytes are; returns its last TAIL bytes."""
-        tail, word, clean = bytearray(), b"", line_by_line()
-        while (piece := stream.readline(CHUNK)) or word:
+        tail, kept, clean = bytearray(), b"", line_by_line()
+        while (piece := stream.readline(CHUNK)) or kept:
             tail += piece
-            piece, word = _cut(word + piece) if piece else (word, b"")
+            piece, kept = _cut(kept + piece) if piece else (kept, b"")
             if len(tail) > 2 * TAIL:
                 del tail[:-TAIL]
             # Bytes that are no text stay as they are.
@@ -109,8 +112,15 @@ class Tee:
 
 
 def _cut(piece: bytes) -> tuple[bytes, bytes]:
-    """What may be printed of a piece, and the word at its end that may go on in the next one."""
+    """What may be printed of a piece, and the words at its end that may go on in the next one."""
     if piece.endswith(b"\n"):
         return piece, b""
-    end = 1 + max(map(piece.rfind, b" \t\r\n"))
-    return (piece[:end], piece[end:]) if end > 0 and len(piece) - end <= WORD else (piece, b"")
+    begin = max(0, len(piece) - KEPT)
+    ends = [begin + space.end() for space in re.finditer(rb"\s", piece[begin:])]
+    end = next((end for end in ends[: -_TRIES - 1 : -1] if not _calls(piece[max(0, end - 200) : end])), len(piece))
+    return piece[:end], piece[end:]
+
+
+def _calls(words: bytes) -> bool:
+    """True where any word that came next would be a credential by what stands before it, such as `token: `."""
+    return not redacted(words.decode("utf-8", "replace") + _ANY).endswith(_ANY)
