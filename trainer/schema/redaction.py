@@ -50,8 +50,8 @@ _QUOTE = r"""\\*["']"""
 _ASSIGNED = (
     rf"(?i)((?:{_WORDS})(?:{_QUOTE})?(?:,?\s*(?:{_QUOTE})?value(?:{_QUOTE})?|\])?\s*[=:]\s*(?:{_QUOTE})?"
     r"(?:(?:bearer|basic|token|api-?key) )?"
-    rf"|(?<![\w-])--[\w-]*(?:{_WORDS}|key)(?:{_QUOTE},\s*{_QUOTE}(?!--)|\s+(?:{_QUOTE})?)"
-    rf"|[\"']auth{_QUOTE}\s*:\s*{_QUOTE}|\b(?:bearer|basic) (?=[\w.~+/=-]{{16}}))"
+    rf"|--(?<![\w-]--)[\w-]*(?:{_WORDS}|key)(?:{_QUOTE},\s*{_QUOTE}(?!--)|\s+(?:{_QUOTE})?)"
+    rf"|[\"']auth{_QUOTE}\s*:\s*{_QUOTE}|b(?<=\bb)(?:earer|asic) (?=[\w.~+/=-]{{16}}))"
     r"(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
 )
 """NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"` (in JSON in JSON, too), a container's `"name": NAME, "value": VALUE`,
