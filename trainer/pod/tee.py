@@ -21,8 +21,10 @@ KEPT = 4 * 1024
 TAIL = 64 * 1024
 WAITING = 2048
 """Pieces that may wait for a slow volume: at most 2048 x 20 KiB = 40 MiB."""
-_TRIES, _ANY = 32, "x" * 20
-"""Spaces at the end of a piece at which it may be cut; a word that is a credential only by what stands before it."""
+_TRIES = 32
+"""Spaces at the end of a piece at which it may be cut."""
+_NEXT = tuple(start + "x" * 20 for start in ("", '"', '= "', '"value": "'))
+"""Words that are credentials only by what stands before them."""
 
 
 class Tee:
@@ -122,5 +124,6 @@ def _cut(piece: bytes) -> tuple[bytes, bytes]:
 
 
 def _calls(words: bytes) -> bool:
-    """True where any word that came next would be a credential by what stands before it, such as `token: `."""
-    return not redacted(words.decode("utf-8", "replace") + _ANY).endswith(_ANY)
+    """True where what comes next may be a credential by what stands before it, such as `token: `."""
+    said = words.decode("utf-8", "replace")
+    return not all(redacted(said + word).endswith(word) for word in _NEXT)

@@ -42,16 +42,16 @@ KEY_LINES = 200
 """Lines after a key's begin that are hidden where its end does not come; RSA of 8192 bits has 100."""
 
 _WORDS = (
-    r"token|[_-]key|apikey|key-data|secret|passw(?:or)?d|passphrase|authorization|credentials?"
-    r"|(?:account|access|secret|private)key"
+    r"token|[_-]key|key-data|secret(?:key)?|pass(?:w(?:or)?d|phrase)|credentials?|privatekey"
+    r"|a(?:uthorization|(?:pi|ccount|ccess)key)"
 )
 _HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
 _QUOTE = r"""\\*["']"""
 _ASSIGNED = (
     rf"(?i)((?:{_WORDS})(?:{_QUOTE})?(?:,?\s*(?:{_QUOTE})?value(?:{_QUOTE})?|\])?\s*[=:]\s*(?:{_QUOTE})?"
     r"(?:(?:bearer|basic|token|api-?key) )?"
-    rf"|(?<![\w-])--[\w-]*(?:{_WORDS}|key)(?:{_QUOTE},\s*{_QUOTE}(?!--)|\s+(?:{_QUOTE})?)"
-    rf"|{_QUOTE}auth{_QUOTE}\s*:\s*{_QUOTE}|\b(?:bearer|basic) (?=[\w.~+/=-]{{16}}))"
+    rf"|--(?<![\w-]--)[\w-]*(?:{_WORDS}|key)(?:{_QUOTE},\s*{_QUOTE}(?!--)|\s+(?:{_QUOTE})?)"
+    rf"|[\"']auth{_QUOTE}\s*:\s*{_QUOTE}|b(?<=\bb)(?:earer|asic) (?=[\w.~+/=-]{{16}}))"
     r"(?![\"'\s<\[{]|\$[({A-Z])[^\s\"',;&]{8,}"
 )
 """NAME=VALUE, `NAME: VALUE`, `"NAME": "VALUE"` (in JSON in JSON, too), a container's `"name": NAME, "value": VALUE`,
