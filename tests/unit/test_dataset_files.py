@@ -142,9 +142,10 @@ def test_so_many_of_a_whole_file_whatever_its_order(tmp_path: Path, unit: Any) -
     for turned, seed in ((rows, 1), (rows[::-1], 1), (rows, 2)):
         write_json(path, turned)
         draw = Draw(Sample(unit=unit, max=7, per="user", seed=seed), whole=True)
-        _, after = write_sample(path, tmp_path / "b.json", "chameleons", draw, quiet)
+        out = tmp_path / f"{len(drawn)}.json"
+        _, after = write_sample(path, out, "chameleons", draw, quiet)
         assert (after.items if unit == "item" else after.rows) == 7
-        drawn.append(keys(all_items(read_chameleons(tmp_path / "b.json"))))
+        drawn.append(keys(all_items(read_chameleons(out))))
     assert drawn[0] == drawn[1] != drawn[2]
 
 
