@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections import Counter
@@ -30,7 +29,7 @@ from trainer.after.sampling import answers
 from trainer.atomic import named_errors, read_object, write_json, write_text
 from trainer.dataset.leaderboard import Asked, asked, reply, with_continuations
 from trainer.dataset.tokenizer import load_tokenizer
-from trainer.distributed import Ranks
+from trainer.distributed import Ranks, end_process
 from trainer.errors import RunsFolderError
 from trainer.metrics import say
 from trainer.schema import contract
@@ -227,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -24,7 +24,7 @@ from trainer.base_model import model_folder
 from trainer.batches import build_batches, plan_step
 from trainer.checkpoints import Progress
 from trainer.dataset.prepared import load_prepared
-from trainer.distributed import Ranks, exit_code_of, join, leave, stop_asked, summed
+from trainer.distributed import Ranks, end_process, exit_code_of, join, leave, stop_asked, summed
 from trainer.engine import accumulate, deepspeed_config, initialise, set_learning_rate, update
 from trainer.errors import Preempted, TimeLimit, first_line
 from trainer.evaluation import fixed_subset
@@ -257,4 +257,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from tests.training.one_rank import begin, config, fingerprint, steps
 from trainer import state
 from trainer.checkpoints import Progress
-from trainer.distributed import join, leave
+from trainer.distributed import end_process, join, leave
 from trainer.errors import RunsFolderError
 from trainer.metrics import say
 from trainer.run import Run
@@ -179,3 +179,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tests.training.tiny import train_config
 from trainer import whole_model
 from trainer.adapters import save_adapter
-from trainer.distributed import join, leave
+from trainer.distributed import end_process, join, leave
 from trainer.engine import deepspeed_config
 from trainer.full_state import shard_at_load, whole_values
 from trainer.model import load_model
@@ -74,3 +74,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from trainer import metrics
 from trainer.batches import build_batches, plan_step
-from trainer.distributed import Ranks, join, leave
+from trainer.distributed import Ranks, end_process, join, leave
 from trainer.engine import accumulate
 from trainer.errors import Diverged, Preempted
 from trainer.pod.ownership import Owner
@@ -103,3 +103,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -19,7 +19,7 @@ from trainer.atomic import temporary
 from trainer.bench.ours import run_config
 from trainer.bench.work import Row
 from trainer.checkpoints import Origin, Progress
-from trainer.distributed import Ranks, join, leave
+from trainer.distributed import Ranks, end_process, join, leave
 from trainer.engine import Owned, create_moments, deepspeed_config
 from trainer.flat import flatten
 from trainer.lora_state import Snapshot, owned
@@ -92,3 +92,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()
