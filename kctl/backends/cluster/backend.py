@@ -159,7 +159,7 @@ class Cluster:
             if left:
                 raise TimedOut(
                     f"{run} is being deleted, but after {timeout:.0f} s there is still {', '.join(left[:5])}; "
-                    "see what holds it: " + self._api.call("", "").kubectl(f"-n {self.namespace} describe {left[0]}")
+                    f"see what holds it: {self._connection.kubectl} -n {self.namespace} describe {left[0]}"
                 )
 
     def _delete_uid(self, run: str, uid: str) -> None:

@@ -208,7 +208,7 @@ def too_late(api: Api, action: str, path: str) -> TimedOut:
     namespace, name = path.split("/")[4], path.rpartition("/")[2]
     return TimedOut(
         f"cannot {action}: {_why(api, action, path)} after {START_SECONDS:.0f} s; "
-        f"see: {api.call(action, path).kubectl(f'-n {namespace} describe pod {name}')}"
+        f"see: {api.connection.kubectl} -n {namespace} describe pod {name}"
     )
 
 
