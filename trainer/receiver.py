@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from trainer import staging
+from trainer.arrival import Arriving, Tick, arriving
 from trainer.reader import Handler, Server, serve
-from trainer.staging import Arriving, Tick, arriving
 
 BEAT_SECONDS = 1.0
 _BODY_LIMIT = 64 << 20

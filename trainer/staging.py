@@ -1,92 +1,27 @@
 """Files that arrive on a volume: kept aside under what they are to be, checked, then shown, each at once.
 
 A file on its way lies in FOLDER, called after its path and its sha256: what was cut goes on at its byte, and the bytes
-of another content are never continued. No link is followed, nothing above the root is touched. Standard library only.
+of another content are never continued. It is reached as `trainer.arrival` has it, past no link. Standard library only.
 """
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import shutil
-import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-FOLDER = ".kctl-push"
-"""Directly below the root; gone once nothing is on its way."""
+from trainer.arrival import CHUNK, FOLDER, Arriving, Tick, below, holds, size_of
+
 BUSY_SECONDS = 60.0
 """Another content for the same path is left alone until nothing has arrived for so long: somebody may be sending."""
 KEPT_SECONDS = 7 * 86400.0
 """What nobody went on with for a week is removed."""
-_CHUNK = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What NFS and FUSE say where a file cannot have two names."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-Tick = Callable[[], None]
-"""Called again and again during what takes long."""
-
-
-@dataclass(frozen=True)
-class Arriving:
-    """A file as it is to be: its path below the root, its bytes, and their digest."""
-
-    path: str
-    size: int
-    sha256: str
-
-    @property
-    def parts(self) -> list[str]:
-        return self.path.split("/")
-
-    @property
-    def key(self) -> str:
-        """Which path it is for."""
-        return hashlib.sha256(self.path.encode()).hexdigest()[:16] + "."
-
-    @property
-    def whole(self) -> str:
-        """Its name in FOLDER once it is complete and right."""
-        return self.key + self.sha256
-
-    @property
-    def part(self) -> str:
-        """Its name in FOLDER until then."""
-        return self.whole + ".part"
-
-
-def arriving(path: Any, size: Any, sha256: Any) -> Arriving:
-    """What somebody asks for. ValueError where a path leads elsewhere, or it is nothing of that kind."""
-    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-    if not (isinstance(path, str) and whole and isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise ValueError("wants a path, a size and a sha256")
-    parts = path.split("/")
-    if "\0" in path or parts[0] == FOLDER or {"", ".", ".."} & set(parts):
-        raise ValueError(f"{path}: leads elsewhere")
-    return Arriving(path, size, sha256)
-
-
-@contextlib.contextmanager
-def below(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[int]:
-    """A descriptor of a folder below `root`. Each part is opened by itself and no link followed: OSError there."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o775, dir_fd=descriptor)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def free(root: Path) -> int:
@@ -101,19 +36,12 @@ def found(root: Path, file: Arriving) -> dict[str, int | None]:
     """
     there = None
     with contextlib.suppress(FileNotFoundError), below(root, file.parts[:-1]) as folder:
-        there = _size(folder, file.parts[-1], file.path)
+        there = size_of(folder, file.parts[-1], file.path)
     with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
         for name in (file.whole, file.part):
             with contextlib.suppress(FileNotFoundError):
-                return {"there": there, "sent": _size(folder, name, f"{FOLDER}/{name}")}
+                return {"there": there, "sent": size_of(folder, name, f"{FOLDER}/{name}")}
     return {"there": there, "sent": 0}
-
-
-def _size(folder: int, name: str, path: str) -> int:
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EEXIST, "something that is no file is there", path)
-    return status.st_size
 
 
 def clean(root: Path, files: Sequence[Arriving]) -> None:
@@ -133,7 +61,7 @@ def clean(root: Path, files: Sequence[Arriving]) -> None:
 def same(root: Path, file: Arriving, tick: Tick) -> bool:
     """Whether the file at its path is that one."""
     with contextlib.suppress(FileNotFoundError), below(root, file.parts[:-1]) as folder:
-        return _is(folder, file.parts[-1], file, tick)
+        return holds(folder, file.parts[-1], file, tick)
     return False
 
 
@@ -150,7 +78,7 @@ def append(root: Path, file: Arriving, offset: int, source: BinaryIO, count: int
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(out.fileno()).st_size == offset and offset + count <= file.size:
                 left = count
-                while left and (chunk := source.read(min(left, _CHUNK))):
+                while left and (chunk := source.read(min(left, CHUNK))):
                     left -= len(chunk)
                     rest = memoryview(chunk)
                     while rest:
@@ -166,7 +94,7 @@ def check(root: Path, file: Arriving, tick: Tick) -> bool:
             os.close(os.open(file.part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664, dir_fd=folder))
         for name in (file.whole, file.part):
             with contextlib.suppress(FileNotFoundError):
-                if _is(folder, name, file, tick):
+                if holds(folder, name, file, tick):
                     os.rename(name, file.whole, src_dir_fd=folder, dst_dir_fd=folder)
                     return True
                 os.unlink(name, dir_fd=folder)
@@ -209,7 +137,7 @@ def _another(file: Arriving) -> FileExistsError:
 def _shown(root: Path, file: Arriving, replace: bool, tick: Tick) -> bool:
     """True where it is at its path already; False where it may be put there."""
     with contextlib.suppress(FileNotFoundError), below(root, [FOLDER]) as folder:
-        _size(folder, file.whole, f"{FOLDER}/{file.whole}")
+        size_of(folder, file.whole, f"{FOLDER}/{file.whole}")
         if found(root, file)["there"] is None or replace:
             return False
         if not same(root, file, tick):
@@ -219,16 +147,3 @@ def _shown(root: Path, file: Arriving, replace: bool, tick: Tick) -> bool:
     if not same(root, file, tick):
         raise FileNotFoundError(errno.ENOENT, "what was sent of it is gone", file.path)
     return True
-
-
-def _is(folder: int, name: str, file: Arriving, tick: Tick) -> bool:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    with os.fdopen(descriptor, "rb", buffering=0) as data:
-        status = os.fstat(data.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-            return False
-        digest = hashlib.sha256()
-        while chunk := data.read(_CHUNK):
-            digest.update(chunk)
-            tick()
-        return digest.hexdigest() == file.sha256

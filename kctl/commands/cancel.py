@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 from kctl import console
-from kctl.run.find import BEYOND_GRACE, located, until_settled, view_of
+from kctl.run.find import located, view_of
 from kctl.run.follow import detachable
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.page import KIND, next_command
+from kctl.run.settle import BEYOND_GRACE, until_settled
 from trainer.schema.contract import ANNOTATION_CANCELLED, Phase
 
 

@@ -9,9 +9,10 @@ from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView
 from kctl.errors import Refused
 from kctl.run import names
-from kctl.run.find import BEYOND_GRACE, located, view_of
+from kctl.run.find import located, view_of
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, YesOption, where_flags
 from kctl.run.page import KIND
+from kctl.run.settle import BEYOND_GRACE
 
 OutputsOption = Annotated[
     bool, typer.Option("--outputs", help="Also its folder on the runs volume: checkpoints, logs, adapters.")

@@ -11,11 +11,12 @@ from kctl import console
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import PodView, RunView, pods_wanted, ranks_per_pod
 from kctl.errors import NotFound, UsageError
-from kctl.run.find import located, say_what_it_waits_for, view_of
+from kctl.run.find import located, view_of
 from kctl.run.follow import detachable, printing
 from kctl.run.kept import WholeLogs, kept_lines, kept_logs
 from kctl.run.logs import Begin, LogLine, follow_run, read_all, since_time
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
+from kctl.run.settle import say_what_it_waits_for
 from trainer.schema.messages import rank_of
 
 

@@ -12,7 +12,6 @@ from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView
 from kctl.errors import RunFailed, UsageError
 from kctl.manifest import Manifest, the_job
-from kctl.run.find import until_settled
 from kctl.run.follow import detachable, follow_to_end
 from kctl.run.matrix import Line, Outcome, Variant, shown, start_all, variants
 from kctl.run.options import (
@@ -26,6 +25,7 @@ from kctl.run.options import (
     where_flags,
 )
 from kctl.run.page import KIND, ended_well, loss_text, step_text, structured
+from kctl.run.settle import until_settled
 from kctl.run.start import dry_run as dry_run_of
 from kctl.run.start import start
 from kctl.run.submit import Decision

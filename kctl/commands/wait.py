@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from kctl import console
-from kctl.run.find import located, until_settled
+from kctl.run.find import located
 from kctl.run.follow import detachable
 from kctl.run.logs import parse_duration
 from kctl.run.options import ContextOption, LocalOption, NamespaceOption, RunArgument, where_flags
 from kctl.run.page import ended_well
+from kctl.run.settle import until_settled
 
 
 def wait(

@@ -1,4 +1,4 @@
-"""From what a person types as RUN to a run, and waiting until a run has settled.
+"""From what a person types as RUN to a run, and a run as it is now.
 
 RUN is a name, `@latest`, `@` and a tag, a config's name (the run that its content names, else the newest of that
 name), or a unique prefix; in this order.
@@ -6,9 +6,7 @@ name), or a unique prefix; in this order.
 
 import contextlib
 import difflib
-import math
 import re
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,18 +16,12 @@ from kctl import console
 from kctl.backends import open_backend
 from kctl.backends.protocol import Backend
 from kctl.backends.run_view import RunView, run_view, tags_of
-from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
-from kctl.errors import KctlError, NotFound, Refused, TimedOut, Unreachable, UsageError
+from kctl.errors import KctlError, NotFound, Refused, UsageError
 from kctl.manifest import Manifest
 from kctl.run import names
 from trainer.errors import TrainerError
 from trainer.schema.contract import LABEL_CONFIG, Phase
 
-BEYOND_GRACE = 60.0
-"""Seconds that the end of a run's pods may take after their grace."""
-_WATCH_SECONDS = 10.0
-"""Between looks at the pods of a run that does not change: what they wait for is no change of their job."""
-_TURN = 0.2
 _KIND = re.compile(r"pytorchjobs?(\.kubeflow\.org)?/")
 """Before a name in what `-o name` of kctl and kubectl print, so that it can be piped into the next verb."""
 _AT_ONCE = 8
@@ -198,48 +190,6 @@ def view_of(backend: Backend, run: str) -> RunView:
 def gone(run: str) -> NotFound:
     """The error for a run that was there a moment ago."""
     return NotFound(f"run {run} is gone: somebody deleted it; submit again to resume")
-
-
-def say_what_it_waits_for(view: RunView, said: set[str]) -> None:
-    """On stderr, each cause once: who waits for a run that cannot start should not wait in vain."""
-    if view.phase is Phase.PENDING and view.sentence and view.sentence not in said:
-        said.add(view.sentence)
-        console.say(f"run {view.run} is Pending: {view.sentence}")
-
-
-def until_settled(backend: Backend, run: str, timeout: float | None, flags: str) -> RunView:
-    """The run once it is finished and its pods have ended, also across a restart of the API server.
-
-    TimedOut after `timeout` seconds (None: no limit).
-    """
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    trouble, said = Trouble(GIVE_UP_SECONDS, deadline), set[str]()
-    while True:
-        left = max(0.0, deadline - time.monotonic())
-        try:
-            view = _watched(backend, run, min(left, _WATCH_SECONDS), said)
-        except (Unreachable, Refused) as error:
-            trouble.again(error)
-            continue
-        trouble.over()
-        if view.settled:
-            return view
-        if time.monotonic() >= deadline:
-            why = f": {view.sentence}" if view.sentence else ""
-            raise TimedOut(
-                f"run {run} is still {view.phase} after {timeout:g} s{why}; it goes on, see: kctl status {run}{flags}"
-            )
-        time.sleep(_TURN)
-
-
-def _watched(backend: Backend, run: str, seconds: float, said: set[str]) -> RunView:
-    """The run as it is after `seconds`, or as soon as it is finished: the end of its pods is no change of the job."""
-    for job in backend.watch_job(run, seconds):
-        if job is None or viewed(backend, job).phase.finished:
-            break
-    view = view_of(backend, run)
-    say_what_it_waits_for(view, said)
-    return view
 
 
 def _is_name(text: str) -> bool:

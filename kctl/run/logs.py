@@ -21,8 +21,9 @@ from kctl.backends.run_view import PodView, RunView
 from kctl.backends.times import nanoseconds, sortable
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, NotFound, Refused, Unreachable, UsageError
-from kctl.run.find import look, say_what_it_waits_for
+from kctl.run.find import look
 from kctl.run.kept import WholeLogs
+from kctl.run.settle import say_what_it_waits_for
 from trainer.schema.messages import Step, parse_attempt_line, parse_step_line
 
 _POLL_SECONDS = 0.5

@@ -17,8 +17,9 @@ from kctl.backends.run_view import RunView
 from kctl.backends.trouble import GIVE_UP_SECONDS, Trouble
 from kctl.errors import KctlError, Refused, Unreachable, UsageError
 from kctl.manifest import Manifest
-from kctl.run.find import gone, look, say_what_it_waits_for
+from kctl.run.find import gone, look
 from kctl.run.logs import with_progress
+from kctl.run.settle import say_what_it_waits_for
 from kctl.run.start import start
 from kctl.run.submit import Decision
 from trainer.errors import ConfigError

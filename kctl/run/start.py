@@ -5,7 +5,8 @@ from kctl.backends.protocol import Backend
 from kctl.errors import AlreadyExists, KctlError, Refused
 from kctl.manifest import Manifest, the_job
 from kctl.run import names
-from kctl.run.find import BEYOND_GRACE, look
+from kctl.run.find import look
+from kctl.run.settle import BEYOND_GRACE
 from kctl.run.submit import Decision, decide, manifest_sha256
 
 _TRIES = 5

@@ -26,7 +26,8 @@ from kctl.manifest import the_job
 from kctl.manifest.render import render
 from kctl.run.push import describe, push, sources
 from tests.cli.profiles import config, profile
-from trainer.staging import FOLDER, Arriving, append
+from trainer.arrival import FOLDER, Arriving
+from trainer.staging import append
 
 MIB = 2**20
 

@@ -75,7 +75,7 @@ PODS = sum(kind.runs * kind.pods for kind in KINDS)
 @contextmanager
 def made(shell: Shell, folder: Path) -> Iterator[dict[str, list[str]]]:
     """State -> its runs, while they are there."""
-    built = subprocess.run([HERE / "evaluators" / "kwok.sh"], timeout=1800, check=False)
+    built = subprocess.run([HERE / "tool.sh", "kwok"], timeout=1800, check=False)
     assert built.returncode == 0, "its messages stand above"
     with _kwok(shell.kubeconfig, folder, shell.namespace):
         _create(shell, [_node(shell.namespace, number) for number in range(NODES)])

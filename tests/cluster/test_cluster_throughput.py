@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import BIN, GIVEN, Measured
+from tests.cluster.conftest import BIN, GIVEN, HERE, Measured
 from tests.cluster.jobs import shell_job
 from tests.cluster.shell import Shell
 
@@ -41,8 +40,8 @@ def talked(shell: Shell, busybox: str) -> str:
 
 @pytest.fixture(scope="module")
 def stern() -> str:
-    script = Path(__file__).parent / "evaluators" / "stern.sh"
-    assert subprocess.run([script], timeout=1800, check=False).returncode == 0, "its messages stand above"
+    built = subprocess.run([HERE / "tool.sh", "stern"], timeout=1800, check=False)
+    assert built.returncode == 0, "its messages stand above"
     return str(BIN / "stern")
 
 

@@ -11,7 +11,7 @@ from tests.cluster.conftest import GIVEN
 from tests.cluster.faults import reading, until_there
 from tests.cluster.relay import Link, Relay, relayed
 from tests.cluster.team import UID, Team
-from trainer.staging import FOLDER
+from trainer.arrival import FOLDER
 
 pytestmark = [
     pytest.mark.skipif(bool(GIVEN), reason="looks into claims that are folders of this machine"),

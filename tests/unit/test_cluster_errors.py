@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from urllib3.exceptions import ReadTimeoutError, SSLError
 
 from kctl.backends.cluster.errors import BODY_LIMIT, Busy, Call, Uncounted, cut, from_status, from_transport
+from kctl.backends.cluster.kubeconfig import Connection
 from kctl.errors import AlreadyExists, KctlError, NotFound, Refused, Unreachable
 
-CALL = Call("create PyTorchJob demo-1a2b3c4d", "prod", "https://10.0.0.1:6443", "/apis/kubeflow.org/v1/x")
+KUBECTL = Connection(None, "prod", "ml").kubectl
+CALL = Call("create PyTorchJob demo-1a2b3c4d", KUBECTL, "https://10.0.0.1:6443", "/apis/kubeflow.org/v1/x")
 
 
 def _status(message: str, **fields: Any) -> bytes:
@@ -74,7 +76,7 @@ def test_retry_after(header: str | None, seconds: float) -> None:
 
 
 def test_inside_a_cluster_no_context_is_named() -> None:
-    call = Call("list PyTorchJobs", None, "https://10.0.0.1", "/apis/kubeflow.org/v1/x")
+    call = Call("list PyTorchJobs", Connection(None, None, "ml").kubectl, "https://10.0.0.1", "/apis/kubeflow.org/v1/x")
     assert "kubectl auth whoami" in str(from_status(401, b"", call))
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import staging
-from trainer.staging import FOLDER, Arriving, append, arriving, check, clean, found, publish
+from trainer.arrival import FOLDER, Arriving, arriving
+from trainer.staging import append, check, clean, found, publish
 
 
 def _file(path: str, content: bytes) -> Arriving:

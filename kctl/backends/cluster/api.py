@@ -58,7 +58,7 @@ class Api:
 
     def call(self, action: str, path: str) -> Call:
         """A request's description for its error messages."""
-        return Call(action, self.connection.context, self._configuration.host, path)
+        return Call(action, self.connection.kubectl, self._configuration.host, path)
 
     def get(self, action: str, path: str, query: Query | None = None) -> Manifest:
         """GET as JSON, repeated on 429, 5xx and cut connections for RETRY_SECONDS."""
@@ -142,7 +142,7 @@ class Api:
         if not isinstance(value, dict):
             raise Unreachable(
                 f"cannot {call.action}: {call.host} answers, but with no JSON object: it is no API server, "
-                f"or a proxy stands between; check with: {call.kubectl('cluster-info')}"
+                f"or a proxy stands between; check with: {call.kubectl} cluster-info"
             )
         return value
 

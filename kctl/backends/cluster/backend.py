@@ -159,7 +159,7 @@ class Cluster:
             if left:
                 raise TimedOut(
                     f"{run} is being deleted, but after {timeout:.0f} s there is still {', '.join(left[:5])}; "
-                    "see what holds it: " + self._api.call("", "").kubectl(f"-n {self.namespace} describe {left[0]}")
+                    f"see what holds it: {self._connection.kubectl} -n {self.namespace} describe {left[0]}"
                 )
 
     def _delete_uid(self, run: str, uid: str) -> None:
@@ -215,7 +215,8 @@ class Cluster:
 
     def erase(self, run: str) -> None:
         """Remove the run's folder from the runs volume, by a pod made from the job's own template."""
-        from kctl.backends.cluster.volume_pod import ended, eraser_pod
+        from kctl.backends.cluster.pod_life import ended
+        from kctl.backends.cluster.volume_pod import eraser_pod
 
         ended(self._api, self._path("Pod"), eraser_pod(self._known_job(run), self.list_pods(run)))
 

@@ -45,16 +45,12 @@ class Call:
 
     action: str
     """In words: `create PyTorchJob demo-1a2b3c4d`."""
-    context: str | None
-    """Kube context; None inside a cluster."""
+    kubectl: str
+    """How kubectl is asked about the same cluster."""
     host: str
     """https://address:port of the API server."""
     path: str
     """Path of the request."""
-
-    def kubectl(self, command: str) -> str:
-        """A kubectl line for the same cluster."""
-        return f"kubectl --context {self.context} {command}" if self.context else f"kubectl {command}"
 
 
 def cut(text: str) -> str:
@@ -70,17 +66,17 @@ def from_status(code: int, body: bytes, call: Call, retry_after: str | None = No
     if code == 401:
         return Refused(
             f"cannot {call.action}: {call.host} does not accept the credentials (expired?); "
-            f"log in again, then check with: {call.kubectl('auth whoami')}"
+            f"log in again, then check with: {call.kubectl} auth whoami"
         )
     if "failed calling webhook" in message:
         return Refused(
             f"cannot {call.action}: an admission webhook does not answer: {cut(message)}; "
-            f"look with: {call.kubectl('get validatingwebhookconfigurations')}"
+            f"look with: {call.kubectl} get validatingwebhookconfigurations"
         )
     if code == 403 and "status unknown for quota" in message:
         return Uncounted(
             f"cannot {call.action}: {cut(message)}; the cluster counts a new quota within half a minute: "
-            f"run it again, or look with: {call.kubectl('describe resourcequota')}"
+            f"run it again, or look with: {call.kubectl} describe resourcequota"
         )
     if code == 403:
         return _forbidden(message, call)
@@ -93,7 +89,7 @@ def from_status(code: int, body: bytes, call: Call, retry_after: str | None = No
     if code in (408, 429) or code >= 500:
         busy = Busy(
             f"cannot {call.action}: {call.host} answers {code}: {cut(message)}; "
-            f"try again, or look with: {call.kubectl('get --raw /readyz')}"
+            f"try again, or look with: {call.kubectl} get --raw /readyz"
         )
         busy.retry_after = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
         return busy
@@ -127,7 +123,7 @@ def _forbidden(message: str, call: Call) -> Refused:
         f"cannot {call.action}: {cut(match['user'])} has no right to {cut(right)}"
         f"{'/' + cut(subresource) if subresource else ''}"
         f"{' in namespace ' + cut(match['namespace']) if match['namespace'] else ''}; "
-        f"ask for it, then check with: {cut(call.kubectl(f'auth can-i {asked}{place}'))}"
+        f"ask for it, then check with: {cut(f'{call.kubectl} auth can-i {asked}{place}')}"
     )
 
 
@@ -136,14 +132,14 @@ def _not_found(status: dict[str, Any], message: str, call: Call) -> KctlError:
     if namespace is not None:
         return NotFound(
             f"cannot {call.action}: there is no namespace {cut(namespace[1])}; "
-            f"choose one with -n: {call.kubectl('get namespaces')}"
+            f"choose one with -n: {call.kubectl} get namespaces"
         )
     details = status.get("details")
     named = isinstance(details, dict) and details.get("name")
     if call.path.startswith(OPERATOR_GROUP) and not named:
         return Refused(
             f"cannot {call.action}: {call.host} knows no PyTorchJob, the training operator is not installed; "
-            f"install it, then check with: {call.kubectl('get crd pytorchjobs.kubeflow.org')}"
+            f"install it, then check with: {call.kubectl} get crd pytorchjobs.kubeflow.org"
         )
     return NotFound(f"cannot {call.action}: {cut(message)}; list what is there with: kctl list")
 
@@ -162,16 +158,16 @@ def from_transport(error: Exception, call: Call) -> Unreachable:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return Unreachable(
             f"cannot {call.action}: the certificate of {call.host} {dated} "
-            f"by this machine's clock ({now}); set the clock if it is wrong, then: {call.kubectl('cluster-info')}"
+            f"by this machine's clock ({now}); set the clock if it is wrong, then: {call.kubectl} cluster-info"
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return Unreachable(
             f"cannot {call.action}: the certificate of {call.host} is not signed for it by the authority in the "
-            f"kubeconfig; fetch the kubeconfig again, then: {call.kubectl('cluster-info')}"
+            f"kubeconfig; fetch the kubeconfig again, then: {call.kubectl} cluster-info"
         )
     return Unreachable(
         f"cannot {call.action}: {call.host} does not answer ({_reason(error)}); "
-        f"check the network and the context, then: {call.kubectl('cluster-info')}"
+        f"check the network and the context, then: {call.kubectl} cluster-info"
     )
 
 

@@ -112,8 +112,7 @@ class Seeker:
 
 def gathered(api: Api, namespace: str, job: Manifest, pods: tuple[Manifest, ...]) -> Facts:
     """All that is known of the run now."""
-    context = api.connection.context
-    known = Facts(api.now, job, pods, kubectl=f"kubectl --context {context}" if context else "kubectl")
+    known = Facts(api.now, job, pods, kubectl=api.connection.kubectl)
     seeker = Seeker(api, namespace, known)
     asked: dict[str, Callable[[], Any]] = {
         "events": seeker.events,

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kctl.backends.cluster.api import Api
+from kctl.backends.cluster.pod_life import started
 from kctl.backends.cluster.tunnel import Tunnel
-from kctl.backends.cluster.volume_pod import by_volume, catalog_pod, reader_pod, started
+from kctl.backends.cluster.volume_pod import by_volume, catalog_pod, reader_pod
 from kctl.backends.protocol import RunFiles
 from kctl.errors import NotFound, Unreachable
 from kctl.manifest import Manifest

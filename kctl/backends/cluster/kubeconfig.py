@@ -28,6 +28,11 @@ class Connection:
     namespace: str
     """The context's own namespace, `default` where it names none."""
 
+    @property
+    def kubectl(self) -> str:
+        """How kubectl is asked about the same cluster, for messages."""
+        return f"kubectl --context {self.context}" if self.context else "kubectl"
+
 
 def connection(context: str | None) -> Connection:
     """From $KUBECONFIG or ~/.kube/config, else from the pod's account. UsageError where there is neither."""

@@ -46,10 +46,9 @@ def surveyed(api: Api, namespace: str, questions: Questions) -> Survey:
         answers = {name: pool.submit(ask) for name, ask in asked.items()}
         rights = {right: pool.submit(_allowed, api, namespace, right) for right in questions.rights}
         secrets = {name: pool.submit(_secret, api, core, name) for name in questions.secrets}
-    context = api.connection.context
     return Survey(
         namespace,
-        f"kubectl --context {context}" if context else "kubectl",
+        api.connection.kubectl,
         **{name: answer.result() for name, answer in answers.items()},
         rights={right: answer.result() for right, answer in rights.items()},
         secrets={name: answer.result() for name, answer in secrets.items()},

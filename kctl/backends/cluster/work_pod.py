@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.logs import Given, lines
-from kctl.backends.cluster.volume_pod import LABEL_ROLE, remove, states, too_late
+from kctl.backends.cluster.pod_life import remove, states, too_late
+from kctl.backends.cluster.volume_pod import LABEL_ROLE
 from kctl.backends.protocol import Work
 from kctl.errors import AlreadyExists, NotFound, Refused, RunFailed
 from kctl.manifest import LABEL_QUEUE, Manifest, pod_of

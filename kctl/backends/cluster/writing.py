@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from kctl.backends.cluster.api import Api
 from kctl.backends.cluster.files import LISTEN_SECONDS
+from kctl.backends.cluster.pod_life import started
 from kctl.backends.cluster.tunnel import Tunnel
-from kctl.backends.cluster.volume_pod import started, volume_at, writer_pod
+from kctl.backends.cluster.volume_pod import volume_at, writer_pod
 from kctl.backends.volume import Volume
 from kctl.errors import KctlError, NotFound, TimedOut, Unreachable
 from kctl.manifest import Manifest
