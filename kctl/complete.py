@@ -15,6 +15,7 @@ from typing import Any
 from kctl.config.resolve import config_folders, shipped_configs
 from kctl.run import names
 from trainer.schema.contract import TAG_PREFIX
+from trainer.schema.redaction import known_in
 
 WORDS = Path(__file__).with_name("words.json")
 
@@ -39,7 +40,7 @@ def main(words: list[str]) -> int:
 
 
 def candidates(tree: Verb, words: list[str]) -> list[Candidate]:
-    """What begins as the last word does, in the order to show it."""
+    """What begins as the last word does, in the order to show it; no credential that stands where a name belongs."""
     *before, last = words
     start, last = _after_equals(before, last)
     verb, given = _verb(tree, before)
@@ -55,7 +56,8 @@ def candidates(tree: Verb, words: list[str]) -> list[Candidate]:
         found = ((name, inner["help"]) for name, inner in verb["verbs"].items())
     else:
         found = _arguments(verb, options, given)
-    return list(dict.fromkeys((start + value, told) for value, told in found if value.startswith(last)))
+    matching = ((start + value, told) for value, told in found if value.startswith(last))
+    return [one for one in dict.fromkeys(matching) if not any(map(known_in, one))]
 
 
 def _after_equals(before: list[str], last: str) -> tuple[str, str]:

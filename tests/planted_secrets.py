@@ -61,6 +61,8 @@ CALLED = {
     "a cloud's secret key": ("AWS_SECRET_ACCESS_KEY: ", _LONG, ""),
     "a password": ("password=", "hunter2hunter2", ""),
     "a quoted password": ("passwd: '", "hunter2hunter2", "'"),
+    "a variable of a password": ("DB_PASS=", "hunter2hunter2", ""),
+    "a variable of a code host": ("GITHUB_PAT: '", "opaque-0123-opaque", "'"),
     "a passphrase": ("passphrase: ", "correct-horse-battery", ""),
     "a kubeconfig's token": ("token: ", _WORD, ""),
     "a token in JSON": ('{"token": "', _WORD, '"}'),

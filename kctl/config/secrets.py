@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kctl.errors import UsageError
-from trainer.schema.redaction import found_in, known_in
+from trainer.schema.redaction import found_in, known_in, names_credential, names_password
 
 _HEX_KEY = re.compile(r"[0-9a-f]{40}")
 """A wandb key; a commit looks the same, so names that say commit, sha, revision or digest may hold one."""
 
 _HASH_NAMES = re.compile(r"COMMIT|SHA|REVISION|DIGEST|HASH")
-_SECRET_NAMES = re.compile(r"(^|_)(API)?(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)")
-_PASSWORD_NAMES = re.compile(r"(^|_)(PASSWORD|PASSWD|PASSPHRASE)(_|$)")
 _OPAQUE = re.compile(r"[A-Za-z0-9+_-][A-Za-z0-9+/=_.-]{15,}")
+_NO_PASSWORD = re.compile(r"|[0-9]{1,2}|true|false|[/~.][a-z/_.-]*")
+"""A number of passes, a switch, a file or folder."""
 
 _RESERVED = re.compile(
     r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|PYTHONUNBUFFERED"
@@ -37,8 +37,8 @@ def secret_problem(name: str, value: str) -> str | None:
     upper = name.upper()
     found: object = found_in(value)
     found = found or (_HEX_KEY.fullmatch(value) if not _HASH_NAMES.search(upper) else None)
-    found = found or (_OPAQUE.fullmatch(value) if _SECRET_NAMES.search(upper) else None)
-    if found or (value and _PASSWORD_NAMES.search(upper)):
+    found = found or (_OPAQUE.fullmatch(value) if names_credential(name) else None)
+    if found or (names_password(name) and not _NO_PASSWORD.fullmatch(value)):
         return f"{name} looks like a secret; use {{secret: NAME, key: KEY}} of a Secret in the namespace"
     return None
 

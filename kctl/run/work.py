@@ -11,6 +11,7 @@ import typer
 from kctl import console
 from kctl.backends.protocol import RunFiles
 from kctl.errors import KctlError, RunFailed
+from trainer.schema.redaction import line_by_line
 
 _ERROR = "error: "
 """How a program of the trainer begins its last words; what torchrun says after them is of no use here."""
@@ -21,9 +22,9 @@ def watched(lines: Iterable[str], again: str, local: bool) -> None:
 
     Ctrl-C: exit code 130, naming the command that takes it up again; a pod goes on meanwhile.
     """
-    last = ""
+    last, clean = "", line_by_line()
     try:
-        for line in lines:
+        for line in map(clean, lines):
             if line.startswith(_ERROR):
                 last = last or line.removeprefix(_ERROR)
             elif not last:

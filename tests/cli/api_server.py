@@ -1,6 +1,7 @@
 """An API server that answers from a table, for what kctl asks and how it tells it. The real one: tests/cluster.
 
 `answers`: path -> object, list of objects, text of a log, or (HTTP status, message). What is not in it is not there.
+Deletions are answered, and delete nothing.
 """
 
 import json
@@ -92,6 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "dryRun=All" not in parts.query:
             self.server.kept.append(self.path)
         self._send(self.server.answers.get(f"POST {parts.path}", body))
+
+    def do_DELETE(self) -> None:
+        self.server.requests.append(f"DELETE {self.path}")
+        gone = self.server.answers.get(f"DELETE {self.path}", {"kind": "Status", "status": "Success"})
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self._send(gone)
 
     def _send(self, answer: Any) -> None:
         status, kind, content = 200, "application/json", b""

@@ -12,13 +12,16 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.training.finished_runs import FinishedRun, finished_run
+from tests.planted_secrets import PLANTED
+from tests.training.finished_runs import FinishedRun, finished_run, remanifest
 from trainer.adapters import verify_adapter
 from trainer.after.deltas import empty_model, pairs_of
 from trainer.after.finished import finished
+from trainer.base_model import base_digest
 from trainer.errors import TrainerError
 from trainer.export import compare, export, linear_layers
 from trainer.merge import merge
+from trainer.schema.redaction import HIDDEN
 
 IDS = torch.randint(0, 100, (1, 17), generator=torch.Generator().manual_seed(5))
 
@@ -186,3 +189,17 @@ def test_a_form_that_does_something_else_is_refused(
 def test_nothing_to_export(tmp_path: Path, volumes: Any) -> None:
     with pytest.raises(TrainerError, match="method full trains the whole model: there is no adapter"):
         exported(volumes(finished_run(tmp_path, method="full", lora=None)))
+
+
+def test_a_traceback_and_what_libraries_say_lose_credentials(tmp_path: Path) -> None:
+    """As a process, as in a pod: what the launcher does to a training's log the program does to its own."""
+    made, (words, secret) = finished_run(tmp_path), PLANTED["a repository"]
+    config = json.loads((made.base / "config.json").read_text())
+    (made.base / "config.json").write_text(json.dumps({**config, "hidden_act": words}))
+    remanifest(made.folder.adapter, base=base_digest(made.base))
+    done = made.program("trainer.export", made.run)
+    assert done.returncode == 1 and "Traceback" in done.stderr and done.stdout == ""
+    assert HIDDEN in done.stderr.splitlines()[-1] and secret not in done.stderr
+    done = made.program("trainer.export", words)  # no run's name
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert HIDDEN in done.stderr and secret not in done.stderr

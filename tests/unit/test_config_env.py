@@ -22,6 +22,15 @@ SECRETS = [
     ("MY_SECRET", "c29tZXRoaW5nIHNlY3JldA=="),
     ("SERVICE_KEY", "0011223344556677"),
     ("DB_PASSWORD", "short"),
+    ("DB_PASS", "short"),
+    ("FTP_PWD", "short"),
+    ("dbPassword", "short"),
+    ("GITHUB_PAT", "0011223344556677"),
+    ("REGISTRY_AUTH", "YW5uOmh1bnRlcjJodW50ZXIy"),
+    ("hubToken", "0011223344556677"),
+    ("STORAGE_ACCOUNTKEY", "0011223344556677"),
+    ("S3_KEY2", "0011223344556677"),
+    ("HUB_CREDS", "0011223344556677"),
 ]
 HARMLESS = [
     ("TOKENIZERS_PARALLELISM", "false"),
@@ -32,6 +41,15 @@ HARMLESS = [
     ("API_KEY_HEADER", "x-api-key"),
     ("HTTPS_PROXY", "http://proxy.internal:3128"),
     ("PASSWORD", ""),
+    ("DB_PASSWORD_FILE", "/run/secrets/db"),
+    ("TWO_PASS", "true"),
+    ("NUM_PASS", "2"),
+    ("OLD_PWD", "~/work"),
+    *(
+        (name, "a-long-word-of-sixteen-1")
+        for name in ("PATH", "PATTERN", "PASSES", "AUTHOR", "AUTHORS", "BYPASS", "COMPAT", "KEYBOARD", "MONKEY")
+    ),
+    *((name, "a-long-word-of-sixteen-1") for name in ("AUTH_KIND", "PWD", "PASSIVE", "SECRETARY", "TOKENIZER")),
 ]
 RESERVED = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "PET_NNODES", "PYTHONUNBUFFERED", "TRAINER_RUNS"]
 

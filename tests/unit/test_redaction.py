@@ -46,6 +46,7 @@ HARMLESS = [
     "use {secret: NAME, key: KEY} of a Secret in the namespace",
     "locally it is taken from your environment; export HF_TOKEN=... and submit again",
     'tolerations: [{"key": "nvidia.com/gpu", "operator": "Exists"}]',
+    "forward_pass: 12.345678 backward_pass=34.567890 DATA_PATH=/data/plays/of/shakespeare PASSES=12345678",
     "unexpected key: model.layers.0.self_attn.q_proj.weight",
     "model.layers.0.mlp.experts.gate_up_proj lora_A.default 128 x 2048",
     '{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub-credentials", "key": "token"}}}',
@@ -102,6 +103,8 @@ OWN = {
     "GITHUB_PAT": "pat0of0ours",
     "MLFLOW_TRACKING_PWD": "pwd0of0ours",
     "DB_PASS": "pass0of0ours",
+    "hubToken": "hub0of0ours",
+    "S3_KEY2": "two0of0ours",
     "registry_auth": "auth0of0ours",
     "AWS_SECRET_ACCESS_KEY": "/Zq8rT2xK9vLm4NpW6yBd/aHc3+Zq8rT2xK9vLm4",
 }
@@ -114,6 +117,8 @@ NOT_OURS = {
     "BYPASS": "by0of0ours",
     "FTP_PASSIVE": "passive0mode",
     "COMPAT": "compat0mode",
+    "AUTHOR": "somebody0else",
+    "PATTERN": "pattern0mode",
     "OS_AUTH_URL": "https://keystone.example.com/v3",
     "SSH_AUTH_SOCK": "/tmp/ssh-Abc012345/agent.123",
 }
@@ -140,7 +145,7 @@ HOSTILE += [
     "/",
     '"auth" ',
 ]
-HOSTILE += ['token","value', "[{", "authorization: token ", "--key', '"]
+HOSTILE += ["_PASS", "DB_PASS=", 'token","value', "[{", "authorization: token ", "--key', '"]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

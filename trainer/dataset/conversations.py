@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.dataset.items import NO_PROMPT, Example, Row, Turn, User, answer_flaw, build_row
 from trainer.dataset.source import Place, as_text, json_lines, kind
+from trainer.schema.redaction import redacted
 
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -84,7 +85,7 @@ def _turns(place: Place, value: Any, name: str) -> list[Turn]:
             place.fail(f"{name}[{number}] must be an object, got {kind(entry)}")
         role = entry.get("role")
         if role not in _ROLES:
-            place.fail(f"{name}[{number}].role must be one of {', '.join(_ROLES)}, got {str(role)[:40]!r}")
+            place.fail(f"{name}[{number}].role must be one of {', '.join(_ROLES)}, got {redacted(str(role))[:40]!r}")
         text = as_text(place, entry.get("content"), f"{name}[{number}].content")
         # Spaces around a trained text would be taught; most templates trim them anyway.
         turns.append(Turn(role, text.strip() if role == "assistant" else text))

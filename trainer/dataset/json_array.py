@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from trainer.dataset.source import Place, unreadable
 from trainer.errors import DataError
+from trainer.schema.redaction import redacted
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BLOCK = 1 << 20
@@ -81,7 +82,8 @@ class _Text:
         self._move(self._at + 1)
 
     def glimpse(self) -> str:
-        return self._text[self._at : self._at + 12]
+        """The first words; cut after what may be a credential is taken out, or half of one would be left."""
+        return redacted(self._text[self._at : self._at + 400])[:12]
 
     def value(self) -> tuple[Place, Any]:
         """The JSON value that begins here, and its place; go to its end."""

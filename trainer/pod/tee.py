@@ -9,6 +9,7 @@ import queue
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,14 +54,12 @@ class Tee:
 
     def pump(self, stream: BinaryIO) -> bytes:
         """Pass on `stream` to its end, whatever its bytes are; returns its last TAIL bytes."""
-        tail, kept, clean = bytearray(), b"", line_by_line()
-        while (piece := stream.readline(CHUNK)) or kept:
+        tail = bytearray()
+        for piece, clean in pieces(stream):
             tail += piece
-            piece, kept = _cut(kept + piece) if piece else (kept, b"")
             if len(tail) > 2 * TAIL:
                 del tail[:-TAIL]
-            # Bytes that are no text stay as they are.
-            self._put(clean(piece.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
+            self._put(clean)
         return bytes(tail[-TAIL:])
 
     def close(self, timeout: float = 5.0) -> None:
@@ -111,6 +110,15 @@ class Tee:
         if file is not None:
             with contextlib.suppress(OSError):
                 file.close()
+
+
+def pieces(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """(what came, what may be shown now) of `stream` to its end, a line at a time."""
+    kept, clean = b"", line_by_line()
+    while (piece := stream.readline(CHUNK)) or kept:
+        shown, kept = _cut(kept + piece) if piece else (kept, b"")
+        # Bytes that are no text stay as they are.
+        yield piece, clean(shown.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def _cut(piece: bytes) -> tuple[bytes, bytes]:

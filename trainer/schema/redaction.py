@@ -43,9 +43,13 @@ KEY_LINES = 200
 
 _WORDS = (
     r"token|[_-]key|key-data|secret(?:key)?|pass(?:w(?:or)?d|phrase)|credentials?|privatekey"
-    r"|a(?:uthorization|(?:pi|ccount|ccess)key)"
+    r"|a(?:uthorization|(?:pi|ccount|ccess)key)|(?-i:_(?:PASS|PWD|PAT))"
 )
-_HINTS = ("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic")
+"""The last three in capitals alone: forward_pass=12.345678 is a time."""
+_HINTS = (
+    *("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic"),
+    *("_pass", "_pwd", "_pat"),
+)
 _QUOTE = r"""\\*["']"""
 _ASSIGNED = (
     rf"(?i)((?:{_WORDS})(?:{_QUOTE})?(?:,?\s*(?:{_QUOTE})?value(?:{_QUOTE})?|\])?\s*[=:]\s*(?:{_QUOTE})?"
@@ -58,11 +62,13 @@ _ASSIGNED = (
 x['NAME']=VALUE, `--NAME VALUE`, `"--NAME", "VALUE"` and an authorization's own words; $(NAME) is none. A text that has
 one has one of _HINTS."""
 
+_PASSWORD = r"(?:^|_)PASS(?:WORD|WD|PHRASE|CODE)?\d*(?:_|$)|_PWD(?:_|$)"
 _NAMED = (
-    r"(?i)(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PAT|PASS)(?:_|$)|_PWD(?:_|$)"
-    r"|(?:^|_)AUTH$"
+    r"(?:^|_)(?:API|ACCESS|ACCOUNT|AUTH|PRIVATE|SECRET)?(?:TOKEN|KEY|SECRET|CREDENTIALS?|CREDS|PAT)\d*(?:_|$)"
+    rf"|{_PASSWORD}|(?:^|_)AUTH(?:ORIZATION)?$"
 )
-"""PWD by itself is a folder, AUTH before other words tells of a URL, a socket or a kind."""
+"""Whole words of a name: PATH, PASSES, TOKENIZERS and AUTHOR are others. PWD by itself is a folder, AUTH before other
+words tells of a URL, a socket or a kind."""
 
 _OPAQUE = (
     r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
@@ -80,6 +86,16 @@ def known_in(text: str) -> bool:
 def found_in(text: str) -> bool:
     """True where `text` holds one, or something that is called one."""
     return known_in(text) or bool(re.search(_ASSIGNED, text))
+
+
+def names_credential(name: str) -> bool:
+    """True for an environment variable or a field of such a name: HF_TOKEN, db_pass, hubToken."""
+    return bool(re.search(_NAMED, _words_of(name)))
+
+
+def names_password(name: str) -> bool:
+    """True where it is a password, whose value may be short or a word."""
+    return bool(re.search(_PASSWORD, _words_of(name)))
 
 
 def without_known(text: str) -> str:
@@ -124,8 +140,13 @@ def _signed(text: str) -> bool:
     return any(map(text.__contains__, _SIGNS))
 
 
+def _words_of(name: str) -> str:
+    """dbPassword as DB_PASSWORD, APIKey as API_KEY."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|\W", "_", name).upper()
+
+
 @cache
 def _own() -> tuple[str, ...]:
     """Values of this process's environment, read once, whose names say what they are; the longest first."""
-    found = {value for name, value in os.environ.items() if re.search(_NAMED, name) and re.fullmatch(_OPAQUE, value)}
+    found = {value for name, value in os.environ.items() if names_credential(name) and re.fullmatch(_OPAQUE, value)}
     return tuple(sorted(found, key=len, reverse=True))

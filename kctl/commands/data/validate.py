@@ -21,13 +21,15 @@ def validate(file: FileArgument, data_format: FormatOption = None) -> None:
     from kctl.errors import KctlError
     from trainer.dataset.checking import findings
     from trainer.dataset.subset import Counts
+    from trainer.schema.redaction import redacted
 
     data = data_of(file, data_format, None, [])
     counts, found = Counts(), Counter[bool]()
     with reading(file, alone=not sys.stdout.isatty()) as progress, console.Lines() as lines:
         for finding in findings(file, data.format, counts, progress):
             found[finding.ends_run] += 1
-            lines.write(console.printable(finding.text if finding.ends_run else f"{finding.text} (left out)"))
+            text = redacted(finding.text)
+            lines.write(console.printable(text if finding.ends_run else f"{text} (left out)"))
     read = f"{counts.rows} rows, {counts.users} users, {counts.items} items of format {data.format}"
     if found[True]:
         raise KctlError(f"{file}: {found[True]} errors that would end a run; {read} could be read")
