@@ -1,5 +1,6 @@
 """The process group: start and end, what the ranks agree on, and what an exception means for the run."""
 
+import atexit
 import contextlib
 import os
 import re
@@ -80,12 +81,15 @@ def leave() -> None:
 
 
 def end_process(code: int = 0) -> NoReturn:
-    """Exit with `code`, what was printed flushed, Python not taken down.
+    """Exit with `code`: what was printed is flushed, what libraries left for the end is done, Python not taken down.
 
     A thread of gloo's may still let go of the last collective's tensor and wait for the GIL to do so. A Python before
     3.14 that goes down ends it there, which C++ answers with "terminate called without an active exception": the rank
     dies of SIGABRT, after all was done (one end in four with torch 2.13 on two loaded cores; pytorch#190489).
     """
+    with contextlib.suppress(SystemExit):
+        sys.exit(code)  # wandb looks here whether the run failed
+    atexit._run_exitfuncs()  # wandb holds its records until then
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
