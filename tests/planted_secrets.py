@@ -62,6 +62,10 @@ CALLED = {
     "a password": ("password=", "hunter2hunter2", ""),
     "a quoted password": ("passwd: '", "hunter2hunter2", "'"),
     "a variable of a password": ("DB_PASS=", "hunter2hunter2", ""),
+    **{
+        f"a variable called {name}": (f"{name}=", "hunter2hunter2", "")
+        for name in ("DB_PASS2", "DB_PW", "REGISTRY_AUTH", "HUB_CREDS", "S3_KEY2")
+    },
     "a variable of a code host": ("GITHUB_PAT: '", "opaque-0123-opaque", "'"),
     "a passphrase": ("passphrase: ", "correct-horse-battery", ""),
     "a kubeconfig's token": ("token: ", _WORD, ""),

@@ -28,7 +28,10 @@ class RunFiles(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """One of the trainer's programs: `python -m MODULE WORDS`, by torchrun with one process a GPU where `ranks`."""
+    """One of the trainer's programs: `python -m MODULE WORDS`, by torchrun with one process a GPU where `ranks`.
+
+    It runs below `trainer.pod.filtered`, which takes credentials out of what is printed.
+    """
 
     role: str
     """What it is called where it runs, e.g. merge."""
@@ -39,7 +42,7 @@ class Work:
     def argv(self, per_node: str) -> list[str]:
         """Its command; `per_node`: how many ranks the run has on a node, as its job says."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={per_node}"] if self.ranks else []
-        return ["python", *torchrun, "-m", self.module, *self.words]
+        return ["python", "-m", "trainer.pod.filtered", *torchrun, "-m", self.module, *self.words]
 
 
 class LogSource(Protocol):

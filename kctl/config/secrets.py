@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kctl.errors import UsageError
-from trainer.schema.redaction import found_in, known_in, names_credential, names_password
+from trainer.schema.redaction import found_in, known_in, may_name_password, names_credential, names_password
 
 _HEX_KEY = re.compile(r"[0-9a-f]{40}")
 """A wandb key; a commit looks the same, so names that say commit, sha, revision or digest may hold one."""
 
 _HASH_NAMES = re.compile(r"COMMIT|SHA|REVISION|DIGEST|HASH")
 _OPAQUE = re.compile(r"[A-Za-z0-9+_-][A-Za-z0-9+/=_.-]{15,}")
-_NO_PASSWORD = re.compile(r"|[0-9]{1,2}|true|false|[/~.][a-z/_.-]*")
-"""A number of passes, a switch, a file or folder."""
+_NO_PASSWORD = re.compile(r"(?i:yes|no|on|off|auto|true|false|none)|\d{1,4}(\.\d+)?|[/~.]\S*|\$\(\w+\)")
+"""A switch, a number of passes, a file or folder, another variable."""
+_FILE_NAMES = re.compile(r"(?i)_(FILE|PATH|DIR)$")
+_FILE = re.compile(r"[/~.]\S*")
 
 _RESERVED = re.compile(
     r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|PYTHONUNBUFFERED"
@@ -38,9 +40,15 @@ def secret_problem(name: str, value: str) -> str | None:
     found: object = found_in(value)
     found = found or (_HEX_KEY.fullmatch(value) if not _HASH_NAMES.search(upper) else None)
     found = found or (_OPAQUE.fullmatch(value) if names_credential(name) else None)
-    if found or (names_password(name) and not _NO_PASSWORD.fullmatch(value)):
+    if found or (value and _is_password(name, value)):
         return f"{name} looks like a secret; use {{secret: NAME, key: KEY}} of a Secret in the namespace"
     return None
+
+
+def _is_password(name: str, value: str) -> bool:
+    if names_password(name):
+        return not (_FILE_NAMES.search(name) and _FILE.fullmatch(value))
+    return may_name_password(name) and not _NO_PASSWORD.fullmatch(value)
 
 
 def refuse_secrets(value: Any, where: Callable[[tuple[str, ...]], str]) -> None:

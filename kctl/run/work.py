@@ -11,7 +11,7 @@ import typer
 from kctl import console
 from kctl.backends.protocol import RunFiles
 from kctl.errors import KctlError, RunFailed
-from trainer.schema.redaction import line_by_line
+from trainer.schema.redaction import line_by_line, redacted
 
 _ERROR = "error: "
 """How a program of the trainer begins its last words; what torchrun says after them is of no use here."""
@@ -24,11 +24,11 @@ def watched(lines: Iterable[str], again: str, local: bool) -> None:
     """
     last, clean = "", line_by_line()
     try:
-        for line in map(clean, lines):
+        for line in lines:
             if line.startswith(_ERROR):
-                last = last or line.removeprefix(_ERROR)
+                last = last or redacted(line.removeprefix(_ERROR))
             elif not last:
-                console.say(line)
+                console.say(clean(line))
     except RunFailed as error:
         raise RunFailed(last or str(error)) from None
     except KeyboardInterrupt:

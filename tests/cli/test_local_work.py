@@ -61,7 +61,7 @@ def test_it_sees_the_runs_volumes_and_no_peers(run: str, tmp_path: Path) -> None
 def test_ranks_are_the_runs_own() -> None:
     argv = Work("ask", "trainer.generate", ("x",), ranks=True).argv("3")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    assert argv == ["python", *torchrun, "-m", "trainer.generate", "x"]
+    assert argv == ["python", "-m", "trainer.pod.filtered", *torchrun, "-m", "trainer.generate", "x"]
 
 
 def test_a_failure_ends_with_the_programs_own_words(

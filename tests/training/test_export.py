@@ -192,14 +192,14 @@ def test_nothing_to_export(tmp_path: Path, volumes: Any) -> None:
 
 
 def test_a_traceback_and_what_libraries_say_lose_credentials(tmp_path: Path) -> None:
-    """As a process, as in a pod: what the launcher does to a training's log the program does to its own."""
+    """As in a pod: what the launcher does to a training's log the filter does to a program's."""
     made, (words, secret) = finished_run(tmp_path), PLANTED["a repository"]
     config = json.loads((made.base / "config.json").read_text())
     (made.base / "config.json").write_text(json.dumps({**config, "hidden_act": words}))
     remanifest(made.folder.adapter, base=base_digest(made.base))
-    done = made.program("trainer.export", made.run)
-    assert done.returncode == 1 and "Traceback" in done.stderr and done.stdout == ""
-    assert HIDDEN in done.stderr.splitlines()[-1] and secret not in done.stderr
-    done = made.program("trainer.export", words)  # no run's name
-    assert done.returncode == 2 and done.stderr.startswith("error: ")
-    assert HIDDEN in done.stderr and secret not in done.stderr
+    done = made.program("trainer.pod.filtered", "-m", "trainer.export", made.run)
+    assert done.returncode == 1 and "Traceback" in done.stdout and done.stderr == ""
+    assert HIDDEN in done.stdout.splitlines()[-1] and secret not in done.stdout
+    done = made.program("trainer.pod.filtered", "-m", "trainer.export", words)  # no run's name
+    assert done.returncode == 2 and done.stdout.startswith("error: ")
+    assert HIDDEN in done.stdout and secret not in done.stdout

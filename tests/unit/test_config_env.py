@@ -31,6 +31,9 @@ SECRETS = [
     ("STORAGE_ACCOUNTKEY", "0011223344556677"),
     ("S3_KEY2", "0011223344556677"),
     ("HUB_CREDS", "0011223344556677"),
+    *(("DB_PASSWORD", value) for value in ("/correct-horse-battery-staple", "~hunter", ".hunter", "42", "true")),
+    *((name, "hunter2") for name in ("PGPASSWORD", "DBPASS", "SSHPASS", "SMTP_PW", "DB_PASS2", "MY_PASSWORDS")),
+    *((name, "0011223344556677") for name in ("HFTOKEN", "CLIENTSECRET", "SSHKEY", "PASSKEY", "HF_TOKENS", "HUB_JWT")),
 ]
 HARMLESS = [
     ("TOKENIZERS_PARALLELISM", "false"),
@@ -41,10 +44,16 @@ HARMLESS = [
     ("API_KEY_HEADER", "x-api-key"),
     ("HTTPS_PROXY", "http://proxy.internal:3128"),
     ("PASSWORD", ""),
-    ("DB_PASSWORD_FILE", "/run/secrets/db"),
-    ("TWO_PASS", "true"),
-    ("NUM_PASS", "2"),
-    ("OLD_PWD", "~/work"),
+    ("DB_PASSWORD_FILE", "/run/secrets/db_password1"),
+    *(("TWO_PASS", value) for value in ("true", "yes", "On", "off")),
+    *(("NUM_PASS", value) for value in ("2", "100", "0.5")),
+    *(("OLD_PWD", value) for value in ("~/work", "/home/User/run1")),
+    ("DB_PASS", "$(DB_PASS_REF)"),
+    ("SINGLE_PASS_MODE", "fast"),
+    ("FORWARD_PASS_DTYPE", "bfloat16"),
+    ("PASS_ENV", "NCCL_DEBUG"),
+    ("PASS_RATE", "0.5"),
+    ("byPass", "yes"),
     *(
         (name, "a-long-word-of-sixteen-1")
         for name in ("PATH", "PATTERN", "PASSES", "AUTHOR", "AUTHORS", "BYPASS", "COMPAT", "KEYBOARD", "MONKEY")

@@ -47,6 +47,7 @@ HARMLESS = [
     "locally it is taken from your environment; export HF_TOKEN=... and submit again",
     'tolerations: [{"key": "nvidia.com/gpu", "operator": "Exists"}]',
     "forward_pass: 12.345678 backward_pass=34.567890 DATA_PATH=/data/plays/of/shakespeare PASSES=12345678",
+    "FORWARD_PASS=12.345678 N_PASS: 123456789 OLD_PWD=/home/user/work FORWARD_PASS_SECONDS=12.345678s",
     "unexpected key: model.layers.0.self_attn.q_proj.weight",
     "model.layers.0.mlp.experts.gate_up_proj lora_A.default 128 x 2048",
     '{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub-credentials", "key": "token"}}}',
@@ -133,7 +134,22 @@ def test_what_the_environment_holds_under_such_a_name_is_taken_out_to_the_letter
 
 
 HOSTILE = ["-", "--token", "--key-", "eyJ-", "eyJ_", "eyJeyJ", "eyJaaaaaaaa.", "'", '"', '\\"', "QUJD", ":", "="]
-HOSTILE += ["key=", " ", "\n", "token ", "token\\", 'token"', "token=\\", "bearer ", "://", "://a:", "://a1", "?token"]
+HOSTILE += [
+    "_PASS=<",
+    "_PASS=1<",
+    "key=",
+    " ",
+    "\n",
+    "token ",
+    "token\\",
+    'token"',
+    "token=\\",
+    "bearer ",
+    "://",
+    "://a:",
+    "://a1",
+    "?token",
+]
 HOSTILE += [
     "&sig",
     "-----BEGIN ",

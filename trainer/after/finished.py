@@ -6,7 +6,6 @@ Reads the run's folder alone: the roots of the volumes come from the environment
 import hashlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from trainer.adapters import WEIGHTS, verify_adapter
 from trainer.atomic import read_object
 from trainer.base_model import base_digest, check_model, model_folder
 from trainer.errors import CheckpointError, ConfigError, TrainerError
-from trainer.pod.filtered import filtered
 from trainer.schema import contract
 from trainer.schema.contract import MANIFEST, RunFolder
 from trainer.schema.loading import RunFile, read_run_file
@@ -70,20 +68,13 @@ def _check_lora(adapter: Path, base: Path) -> None:
 
 
 def command(story: Callable[[], None]) -> int:
-    """The boundary of a program: its exit code; what ends it as one line on stderr, a bug as its traceback.
-
-    No credential is printed, by libraries neither.
-    """
-    with filtered():
-        try:
-            story()
-        except TrainerError as error:
-            print(f"error: {error} (code {int(error.code)})", file=sys.stderr, flush=True)
-            return int(error.code)
-        except BrokenPipeError:  # who reads us has gone; what is done is kept
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        except Exception:  # noqa: BLE001 (the boundary: Python's own traceback would come after the filter's end)
-            traceback.print_exc()
-            return 1
+    """The boundary of a program: its exit code; what ends it as one line on stderr."""
+    try:
+        story()
+    except TrainerError as error:
+        print(f"error: {error} (code {int(error.code)})", file=sys.stderr, flush=True)
+        return int(error.code)
+    except BrokenPipeError:  # who reads us has gone; what is done is kept
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0

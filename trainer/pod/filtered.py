@@ -1,63 +1,51 @@
-"""What a program prints passes a process of its own, which takes credentials out: for those that no launcher watches.
+"""Runs a program and passes on what it prints, without credentials: `python -m trainer.pod.filtered WORDS` runs
+`python WORDS`. For the programs that no launcher watches.
 
-A process and not a thread: what C code prints must pass, too, while it holds Python's lock, and what a crash left in
-the pipe is still shown (unless its container ends with it).
+A process of its own: what C code and children print passes, too, in the order in which it came, and the last words of a
+program that dies are still told, since the container ends with us and not with it.
 """
 
-import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+import threading
+from typing import BinaryIO, cast
 
+from trainer.pod.ranks import tied
 from trainer.pod.tee import pieces
 
 LAST_SECONDS = 5.0
 """How long the end waits for what was printed: a process that was left behind may hold the pipe for ever."""
 
 
-@contextlib.contextmanager
-def filtered() -> Iterator[None]:
-    """While the block lasts, no credential leaves through stdout or stderr; at its end all is out."""
-    with _filtered(1, sys.stdout), _filtered(2, sys.stderr):
-        yield
-
-
-@contextlib.contextmanager
-def _filtered(descriptor: int, stream: TextIO) -> Iterator[None]:
-    # Nobody shall take it for a rank, and no signal to the program's group ends it before the program's last words.
-    environ = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-    argv = [sys.executable, "-m", "trainer.pod.filtered"]
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=descriptor, env=environ, bufsize=0, start_new_session=True
+def main() -> int:
+    """The program's exit code, as a shell tells it."""
+    program = subprocess.Popen(
+        tied([sys.executable, *sys.argv[1:]]),
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
-    assert process.stdin is not None
-    stream.flush()
-    own = os.dup(descriptor)
-    os.dup2(process.stdin.fileno(), descriptor)
-    process.stdin.close()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            stream.flush()
-            os.dup2(own, descriptor)  # not where the flush failed: what is left would go past the filter
-        os.close(own)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LAST_SECONDS)
+    signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the program as well
+    printed = cast(BinaryIO, program.stdout)
+    telling = threading.Thread(target=_tell, args=(printed,), daemon=True)
+    telling.start()
+    code = program.wait()
+    telling.join(LAST_SECONDS)
+    return 128 - code if code < 0 else code
 
 
-def main() -> None:
-    """stdin to stdout until its end. Where nobody reads us, the program meets a broken pipe, as without us."""
-    out = sys.stdout.buffer
+def _tell(printed: BinaryIO) -> None:
+    """`printed` to its end, on stdout. Where that takes no more, the program meets a broken pipe, as without us."""
     try:
-        for _, clean in pieces(sys.stdin.buffer):
-            out.write(clean)
-            out.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would say so once more at its end
+        for _, clean in pieces(printed):
+            while clean:
+                clean = clean[os.write(1, clean) :]
+    except OSError:
+        printed.close()
 
 
 if __name__ == "__main__":
-    main()
+    os._exit(main())  # the other thread may wait for the pipe still

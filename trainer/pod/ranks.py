@@ -60,6 +60,11 @@ def rank_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict
     return {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **kept, **own}
 
 
+def tied(command: Sequence[str]) -> list[str]:
+    """`command`, which the kernel sends SIGTERM should this process end before it."""
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
+
+
 def run_ranks(
     command: Sequence[str], environ: Mapping[str, str], tee: Tee, stop: Stop, watch: Callable[[], bool]
 ) -> tuple[int, bool]:
@@ -68,9 +73,8 @@ def run_ranks(
     Returns the exit status (negative: killed by that signal) and whether torchrun gave up waiting for other nodes.
     """
     adopt_orphans()
-    tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
     process = subprocess.Popen(
-        tied,
+        tied(command),
         env=dict(environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -42,13 +42,14 @@ KEY_LINES = 200
 """Lines after a key's begin that are hidden where its end does not come; RSA of 8192 bits has 100."""
 
 _WORDS = (
-    r"token|[_-]key|key-data|secret(?:key)?|pass(?:w(?:or)?d|phrase)|credentials?|privatekey"
-    r"|a(?:uthorization|(?:pi|ccount|ccess)key)|(?-i:_(?:PASS|PWD|PAT))"
+    r"(?:token|[_-]key|key-data|secret(?:key)?|pass(?:w(?:or)?d|phrase)|credentials?|privatekey"
+    r"|a(?:uthorization|(?:pi|ccount|ccess)key)|(?-i:_(?:CREDS|AUTH|PAT)))\d{0,2}"
+    r"|(?-i:_(?:PASS|PWD|PW))\d{0,2}(?=[\s\"'\\:=,\]]{1,9}(?![/~.])[^\s\"',;&]{0,99}?[A-Za-z])"
 )
-"""The last three in capitals alone: forward_pass=12.345678 is a time."""
+"""The last six in capitals alone; the last three hold a letter, and are no path: N_PASS=12345678 is a count."""
 _HINTS = (
     *("token", "key", "secret", "passw", "passphrase", "auth", "credential", "bearer", "basic"),
-    *("_pass", "_pwd", "_pat"),
+    *("_pass", "_pwd", "_pw", "_pat", "_creds"),
 )
 _QUOTE = r"""\\*["']"""
 _ASSIGNED = (
@@ -62,13 +63,15 @@ _ASSIGNED = (
 x['NAME']=VALUE, `--NAME VALUE`, `"--NAME", "VALUE"` and an authorization's own words; $(NAME) is none. A text that has
 one has one of _HINTS."""
 
-_PASSWORD = r"(?:^|_)PASS(?:WORD|WD|PHRASE|CODE)?\d*(?:_|$)|_PWD(?:_|$)"
+_PASSWORD = r"PASS(?:WORD|WD|PHRASE|CODE)S?\d*(?:_|$)"
+_SHORT_PASSWORD = r"(?:^|_|DB|SSH)PASS\d*$|_PWD?\d*$"
 _NAMED = (
-    r"(?:^|_)(?:API|ACCESS|ACCOUNT|AUTH|PRIVATE|SECRET)?(?:TOKEN|KEY|SECRET|CREDENTIALS?|CREDS|PAT)\d*(?:_|$)"
-    rf"|{_PASSWORD}|(?:^|_)AUTH(?:ORIZATION)?$"
+    r"(?:^|_)(?:API|ACCESS|ACCOUNT|AUTH|CLIENT|ENCRYPTION|HF|PASS|PRIVATE|SECRET|SIGNING|SSH)?"
+    r"(?:TOKENS?|KEY|SECRETS?|CREDENTIALS?|CREDS|PAT|JWT)\d*(?:_|$)"
+    rf"|{_PASSWORD}|{_SHORT_PASSWORD}|(?:^|_)AUTH(?:ORIZATION)?$"
 )
-"""Whole words of a name: PATH, PASSES, TOKENIZERS and AUTHOR are others. PWD by itself is a folder, AUTH before other
-words tells of a URL, a socket or a kind."""
+"""Whole words of a name: PATH, PASSES, TOKENIZERS and AUTHOR are others, and so is PASS before other words. PWD by
+itself is a folder, AUTH before other words tells of a URL, a socket or a kind."""
 
 _OPAQUE = (
     r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/~.][^\s]{7,}|[^\s/~.][^\s]{19,}"
@@ -96,6 +99,11 @@ def names_credential(name: str) -> bool:
 def names_password(name: str) -> bool:
     """True where it is a password, whose value may be short or a word."""
     return bool(re.search(_PASSWORD, _words_of(name)))
+
+
+def may_name_password(name: str) -> bool:
+    """True for DB_PASS and FTP_PWD: as likely as not a password; TWO_PASS and OLD_PWD are none."""
+    return bool(re.search(_SHORT_PASSWORD, _words_of(name)))
 
 
 def without_known(text: str) -> str:
