@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.lives import alive
 from tests.planted_secrets import PLANTED, leaks
 from trainer.schema.redaction import HIDDEN
 
@@ -74,10 +75,10 @@ def test_a_reader_that_has_gone_is_told_to_the_program() -> None:
 def test_the_program_ends_with_it(number: int, code: int) -> None:
     with begun("print(os.getpid())\ntime.sleep(60)") as process:
         assert process.stdout is not None
-        program = Path("/proc", process.stdout.readline().decode().strip())
+        program = int(process.stdout.readline())
         process.send_signal(number)
         assert process.wait(30) == code
         deadline = time.monotonic() + 30
-        while program.exists() and "Z (zombie)" not in (program / "status").read_text():
+        while alive(program):
             assert time.monotonic() < deadline
             time.sleep(0.05)
