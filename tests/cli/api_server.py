@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
                 one for values in parse_qs(parts.query).values() for value in values for one in value.split(",")
             ]
             found = [one for one in answer if all(_matches(one, selector) for selector in selectors)]
-            answer = {"metadata": {}, "items": found}
+            answer = _page(found, parse_qs(parts.query))
         if isinstance(answer, str):  # a log
             asked = parse_qs(parts.query)
             last, first = asked.get("tailLines"), asked.get("limitBytes")
@@ -118,6 +118,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+def _page(found: list[Any], asked: dict[str, list[str]]) -> dict[str, Any]:
+    """A list, or the page of it that is asked for; the token is the number of the next item."""
+    at, limit = (int(asked.get(name, ["0"])[0]) for name in ("continue", "limit"))
+    end = at + limit if limit else len(found)
+    return {"metadata": {"continue": str(end)} if end < len(found) else {}, "items": found[at:end]}
 
 
 def _matches(one: dict[str, Any], selector: str) -> bool:
