@@ -138,7 +138,7 @@ class ClusterProfile(Section):
     """/dev/shm of one pod, for NCCL; must stay below memory."""
     gpu: Gpu | None = None
     """null: no GPUs; then only configs with gpus_per_node: 0 run here."""
-    rdma: dict[Resource, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    rdma: dict[Resource, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(default_factory=dict)
     """Extended resources for RDMA that each pod of a run on several nodes gets, e.g. {rdma/ib: 8}."""
     env: Env = Field(default_factory=dict)
     """Environment of every run, e.g. NCCL_SOCKET_IFNAME. A run config's own env wins."""

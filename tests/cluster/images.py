@@ -43,6 +43,7 @@ class Container:
         entry = [] if entrypoint is None else [f"--entrypoint={entrypoint}"]
         return [
             "podman",
+            *_runtime(),
             "run",
             "--rm",
             "--pull=never",
@@ -66,6 +67,13 @@ class Container:
         said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert done.returncode == 0, f"{' '.join(argv)[:200]}: {done.returncode}\n{said}"
         return done.stdout
+
+
+def _runtime() -> list[str]:
+    """What runs the test cluster's pods, where that is: crun, podman's own choice, refuses hybrid cgroups."""
+    from tests.cluster.conftest import BIN
+
+    return [f"--runtime={BIN / 'runc'}"] if (BIN / "runc").exists() else []
 
 
 def build(**environment: str) -> subprocess.CompletedProcess[str]:

@@ -183,6 +183,7 @@ PROFILES = [
     (f"image: a\n{VOLUMES}\npull_secrets: regcred", "pull_secrets: must be a list: write [regcred]"),
     (f"image: a\n{VOLUMES}\nnode_selector: {{env: 1}}", "node_selector.env: must be text: put it in quotes, got 1"),
     (f"image: a\n{VOLUMES}\nrdma: {{rdma/ib: -1}}", "rdma.rdma/ib: must be >= 1, got -1"),
+    (f"image: a\n{VOLUMES}\nrdma: {{rdma/ib: 10000000}}", "rdma.rdma/ib: must be <= 1000000, got 10000000"),
     (f"image: a\n{VOLUMES}\ntolerations: [{{value: x, operator: Equal}}]", "operator Equal needs a key"),
     (f"image: a\n{VOLUMES}\ntolerations: [{{value: x, key: k, operator: Exists}}]", "Exists takes no value"),
     ("image: a\nvolumes: {models: m, data: {claim: d}, runs: {claim: r}}", "volumes.models: must be a section of"),
