@@ -8,7 +8,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -27,7 +26,6 @@ PAGE = 250
 LONGEST_PAUSE = 4.0
 """Seconds between two tries, also where the server's Retry-After asks for more."""
 
-_JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
 Query = dict[str, str]
@@ -68,22 +66,15 @@ class Api:
         return retried(lambda left: self._json("GET", call, query, None, min(CONNECT_SECONDS, left)))
 
     def pages(self, action: str, path: str, query: Query) -> Iterator[Manifest]:
-        """The items of a list that may be long, in pages of PAGE: a whole one would have to fit in memory as text.
-
-        While one page is parsed, the next one is on its way.
-        """
-        call, asked = self.call(action, path), {**query, "limit": str(PAGE)}
-
-        def page(more: Query) -> bytes:
-            return retried(lambda left: self._text("GET", call, {**asked, **more}, None, min(CONNECT_SECONDS, left)))
-
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            coming: Future[bytes] | None = ahead.submit(page, {})
-            while coming is not None:
-                text = coming.result()
-                token = _next_page(text)
-                coming = ahead.submit(page, {"continue": token}) if token else None
-                yield from _object(call, text).get("items") or []
+        """The items of a list that may be long, in pages of PAGE: a whole one would have to fit in memory as text."""
+        asked = {**query, "limit": str(PAGE)}
+        while True:
+            found = self.get(action, path, asked)
+            yield from found.get("items") or []
+            more = found["metadata"].get("continue")
+            if not more:
+                return
+            asked = {**asked, "continue": str(more)}
 
     def metadata(self, action: str, path: str) -> Manifest:
         """GET of an object's metadata alone: what else is in it stays on the server."""
@@ -133,25 +124,27 @@ class Api:
         query: Query | None,
         body: Manifest | None,
         connect: float = CONNECT_SECONDS,
-        accept: str = _JSON,
+        accept: str = "application/json",
     ) -> Manifest:
-        return _object(call, self._text(method, call, query, body, connect, accept))
-
-    def _text(
-        self, method: str, call: Call, query: Query | None, body: Manifest | None, connect: float, accept: str = _JSON
-    ) -> bytes:
         from urllib3.exceptions import HTTPError
 
         # Compressed, a list of a thousand pods is a tenth as long, and takes less of a processor than its decryption.
         wanted = {"accept": accept, "accept-encoding": "gzip"}
         response = self._open(method, call, query, body, (connect, READ_SECONDS), wanted)
         try:
-            text: bytes = response.read(decode_content=True)
+            value = json.loads(response.read(decode_content=True))
         except (HTTPError, OSError) as error:
             raise from_transport(error, call) from error
+        except (ValueError, RecursionError):
+            value = None
         finally:
             response.release_conn()
-        return text
+        if not isinstance(value, dict):
+            raise Unreachable(
+                f"cannot {call.action}: {call.host} answers, but with no JSON object: it is no API server, "
+                f"or a proxy stands between; check with: {call.kubectl} cluster-info"
+            )
+        return value
 
     def _open(
         self,
@@ -191,27 +184,6 @@ class Api:
     def _compare_clocks(self, date: str) -> None:
         with contextlib.suppress(ValueError):  # a proxy's answer may have none, or none that can be read
             self._ahead = parsedate_to_datetime(date).astimezone(UTC) - datetime.now(UTC)
-
-
-def _object(call: Call, text: bytes) -> Manifest:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Unreachable(
-            f"cannot {call.action}: {call.host} answers, but with no JSON object: it is no API server, "
-            f"or a proxy stands between; check with: {call.kubectl} cluster-info"
-        )
-    return value
-
-
-def _next_page(text: bytes) -> str:
-    """The token of the page after this one, or nothing. It stands before the items, which take long to parse."""
-    for known in (text.partition(b'"items":')[0] + b'"items":[]}', text):
-        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return str(json.loads(known)["metadata"].get("continue") or "")
-    return ""
 
 
 def retried(attempt: Callable[[float], Answer], after: type[Unreachable] = Unreachable) -> Answer:
