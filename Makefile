@@ -49,11 +49,11 @@ screenshots: $(READY) ## README's pictures anew, of real output (3 minutes; doct
 	@PATH="$(CURDIR)/$(BIN):$$PATH" demo/screenshots.sh
 
 .PHONY: test
-test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (8 minutes)
+test: $(READY) ## Every test that needs no cluster and no GPU, 6 kills among them (10 minutes)
 	@FAULTS=few $(BIN)/python -m pytest tests/unit tests/golden tests/cli tests/training tests/faults/test_kills.py
 
 .PHONY: test-faults
-test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks, fuzz (13 minutes)
+test-faults: $(READY) ## What takes too long for `make test`: kills at 20 moments (FAULTS=all: 50), damage, full disks, fuzz (10 minutes)
 	@$(BIN)/python -m pytest tests/faults -s
 
 .PHONY: bench

@@ -85,7 +85,7 @@ def end_process(code: int = 0) -> NoReturn:
 
     A thread of gloo's may still let go of the last collective's tensor and wait for the GIL to do so. A Python before
     3.14 that goes down ends it there, which C++ answers with "terminate called without an active exception": the rank
-    dies of SIGABRT, after all was done (one end in four with torch 2.13 on two loaded cores; pytorch#190489).
+    dies of SIGABRT, after all was done (torch 2.13; pytorch#190489).
     """
     with contextlib.suppress(SystemExit):
         sys.exit(code)  # wandb looks here whether the run failed

@@ -29,7 +29,7 @@ from trainer.after.sampling import answers
 from trainer.atomic import named_errors, read_object, write_json, write_text
 from trainer.dataset.leaderboard import Asked, asked, reply, with_continuations
 from trainer.dataset.tokenizer import load_tokenizer
-from trainer.distributed import Ranks, end_process
+from trainer.distributed import Ranks, end_process, leave
 from trainer.errors import RunsFolderError
 from trainer.metrics import say
 from trainer.schema import contract
@@ -219,8 +219,7 @@ def main() -> int:
         test = data / chosen.test
         items = asked(run.file.train.data, data, run.base, test)
         generate(Task(run, test, run.folder.generated / chosen.out, sampling, items, join()))
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave()
 
     return command(story)
 

@@ -15,10 +15,10 @@ _HEX_KEY = re.compile(r"[0-9a-f]{40}")
 
 _HASH_NAMES = re.compile(r"COMMIT|SHA|REVISION|DIGEST|HASH")
 _OPAQUE = re.compile(r"[A-Za-z0-9+_-][A-Za-z0-9+/=_.-]{15,}")
-_NO_PASSWORD = re.compile(r"(?i:yes|no|on|off|auto|true|false|none)|\d{1,4}(\.\d+)?|[/~.]\S*|\$\(\w+\)")
+_FILE = r"[/~.]\S*"
+_NO_PASSWORD = re.compile(rf"(?i:yes|no|on|off|auto|true|false|none)|\d{{1,4}}(\.\d+)?|{_FILE}|\$\(\w+\)")
 """A switch, a number of passes, a file or folder, another variable."""
-_FILE_NAMES = re.compile(r"(?i)_(FILE|PATH|DIR)$")
-_FILE = re.compile(r"[/~.]\S*")
+_FILE_NAMES = re.compile(r"_(FILE|PATH|DIR)$", re.IGNORECASE)
 
 _RESERVED = re.compile(
     r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|PYTHONUNBUFFERED"
@@ -47,7 +47,7 @@ def secret_problem(name: str, value: str) -> str | None:
 
 def _is_password(name: str, value: str) -> bool:
     if names_password(name):
-        return not (_FILE_NAMES.search(name) and _FILE.fullmatch(value))
+        return not (_FILE_NAMES.search(name) and re.fullmatch(_FILE, value))
     return may_name_password(name) and not _NO_PASSWORD.fullmatch(value)
 
 

@@ -11,7 +11,7 @@ import typer
 from kctl import console
 from kctl.backends.protocol import RunFiles
 from kctl.errors import KctlError, RunFailed
-from trainer.schema.redaction import line_by_line, redacted
+from trainer.schema.redaction import line_by_line
 
 _ERROR = "error: "
 """How a program of the trainer begins its last words; what torchrun says after them is of no use here."""
@@ -26,7 +26,7 @@ def watched(lines: Iterable[str], again: str, local: bool) -> None:
     try:
         for line in lines:
             if line.startswith(_ERROR):
-                last = last or redacted(line.removeprefix(_ERROR))
+                last = last or line.removeprefix(_ERROR)
             elif not last:
                 console.say(clean(line))
     except RunFailed as error:

@@ -66,14 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.server.requests.append(f"GET {self.path}")
         answer = self.server.answers.get(parts.path, (404, "not found"))
+        asked = parse_qs(parts.query)
         if isinstance(answer, list):
-            selectors = [
-                one for values in parse_qs(parts.query).values() for value in values for one in value.split(",")
-            ]
+            selectors = [one for values in asked.values() for value in values for one in value.split(",")]
             found = [one for one in answer if all(_matches(one, selector) for selector in selectors)]
-            answer = _page(found, parse_qs(parts.query))
+            answer = _page(found, asked)
         if isinstance(answer, str):  # a log
-            asked = parse_qs(parts.query)
             last, first = asked.get("tailLines"), asked.get("limitBytes")
             answer = "".join(answer.splitlines(keepends=True)[-int(last[0]) :]) if last else answer
             answer = answer[: int(first[0])] if first else answer
